@@ -1,0 +1,102 @@
+"""Every error that gpt2edge raises on purpose. Each message is one line: what, where, what to do.
+
+Gpt2EdgeError
+ ├── ConfigError            a setting is out of range or settings contradict each other
+ ├── CheckpointError        a PyTorch checkpoint is missing, damaged or of another shape
+ ├── TokenizerError         vocabulary files are damaged or do not fit the model
+ ├── ExportError            the ONNX graph could not be made
+ │    └── ParityError       it was made, but its outputs differ from the original
+ ├── FusionError            a pattern that must be in the graph was not found
+ ├── QuantizeError          a variant cannot be quantized as asked
+ ├── BundleError            a bundle cannot be used
+ │    ├── BundleIncomplete  a file is missing
+ │    ├── BundleCorrupt     a file is not what the manifest says
+ │    ├── BundleVersion     made by a newer gpt2edge
+ │    └── UnsafePath        a path leaves the bundle
+ ├── StorageError           the disk is full, or a folder cannot be written
+ ├── PromptError            a prompt or token ids cannot be used
+ │    └── ContextOverflow   prompt and new tokens exceed the context window
+ ├── ProviderUnavailable    an execution provider is not installed
+ ├── RuntimeFailure         ONNX Runtime failed in the middle of a run
+ └── EvalError              an evaluation could not run
+"""
+
+
+class Gpt2EdgeError(Exception):
+    """Base class: catch this to catch everything below. `exit_code` is what the CLI returns."""
+
+    exit_code = 2
+
+
+class ConfigError(Gpt2EdgeError, ValueError):
+    """A setting is out of range, unknown, or contradicts another."""
+
+
+class CheckpointError(Gpt2EdgeError):
+    """A checkpoint is missing, damaged, or holds tensors that do not fit."""
+
+
+class TokenizerError(Gpt2EdgeError):
+    """Vocabulary files are missing, damaged, or do not fit the model."""
+
+
+class ExportError(Gpt2EdgeError):
+    """The ONNX graph could not be made."""
+
+
+class ParityError(ExportError):
+    """An ONNX graph's outputs differ from the original by more than is allowed."""
+
+    exit_code = 1
+
+
+class FusionError(Gpt2EdgeError):
+    """A pattern that fusion expects in every GPT-2 graph was not found."""
+
+
+class QuantizeError(Gpt2EdgeError):
+    """A variant cannot be quantized as asked."""
+
+
+class BundleError(Gpt2EdgeError):
+    """A bundle cannot be used."""
+
+
+class BundleIncomplete(BundleError):
+    """A file that the bundle needs is missing."""
+
+
+class BundleCorrupt(BundleError):
+    """A file in the bundle is not what the manifest says it is."""
+
+
+class BundleVersion(BundleError):
+    """The bundle was made by a newer gpt2edge."""
+
+
+class UnsafePath(BundleError):
+    """A path named by the bundle leaves the bundle's folder."""
+
+
+class StorageError(Gpt2EdgeError):
+    """Writing failed: the disk is full or the folder cannot be written."""
+
+
+class PromptError(Gpt2EdgeError, ValueError):
+    """A prompt, or token ids, cannot be used with this model."""
+
+
+class ContextOverflow(PromptError):
+    """Prompt and requested tokens together exceed the context window."""
+
+
+class ProviderUnavailable(Gpt2EdgeError):
+    """An execution provider was asked for that this onnxruntime does not have."""
+
+
+class RuntimeFailure(Gpt2EdgeError):
+    """ONNX Runtime failed in the middle of a run, or returned logits that are not numbers."""
+
+
+class EvalError(Gpt2EdgeError):
+    """An evaluation could not run."""

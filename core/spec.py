@@ -1,0 +1,90 @@
+"""The contract of every graph in a bundle: names, shapes and dtypes of its inputs and outputs.
+
+`export/` writes graphs to it and `runtime/` reads them by it, so it lies between the two and
+imports neither. Names are Optimum's, and the batch dimension is literally called `batch_size`,
+which transformers.js relies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .config import GPT2Config
+
+INPUT_IDS = "input_ids"
+ATTENTION_MASK = "attention_mask"
+POSITION_IDS = "position_ids"
+NUM_LOGITS_TO_KEEP = "num_logits_to_keep"
+"""Optional int64 scalar: logits of the last so many positions; 0, its default, means all.
+
+It is an initializer that is also a graph input, so a tool that does not know it need not feed it.
+"""
+LOGITS = "logits"
+
+BATCH = "batch_size"
+SEQUENCE = "sequence_length"
+PAST = "past_sequence_length"
+TOTAL = "total_sequence_length"
+LOGITS_LENGTH = "logits_length"
+
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One graph input or output; a dim is a number, or the name of a dynamic one."""
+
+    name: str
+    dtype: str
+    """numpy's name: int64, float32, float16."""
+    shape: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """Inputs and outputs of a GPT-2 graph with KV cache; past length 0 is the prefill."""
+
+    n_layer: int
+    n_head: int
+    head_dim: int
+    vocab_size: int
+    kv_dtype: str = "float32"
+
+    @classmethod
+    def of(cls, config: GPT2Config, *, kv_dtype: str = "float32") -> GraphSpec:
+        return cls(config.n_layer, config.n_head, config.head_dim, config.vocab_size, kv_dtype)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """In the order of the graph: ids, mask, positions, then past key and value by layer."""
+        return (
+            TensorSpec(INPUT_IDS, "int64", (BATCH, SEQUENCE)),
+            TensorSpec(ATTENTION_MASK, "int64", (BATCH, TOTAL)),
+            TensorSpec(POSITION_IDS, "int64", (BATCH, SEQUENCE)),
+            *self._cache(past_names(self.n_layer), PAST),
+        )
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec(LOGITS, "float32", (BATCH, LOGITS_LENGTH, self.vocab_size)),
+            *self._cache(present_names(self.n_layer), TOTAL),
+        )
+
+    def _cache(self, names: list[str], length: str) -> Iterator[TensorSpec]:
+        for name in names:
+            yield TensorSpec(name, self.kv_dtype, (BATCH, self.n_head, length, self.head_dim))
+
+    def cache_bytes(self, batch: int, length: int) -> int:
+        """Bytes of the whole KV cache for `batch` rows of `length` tokens."""
+        item = 2 if self.kv_dtype == "float16" else 4
+        return 2 * self.n_layer * batch * self.n_head * length * self.head_dim * item
+
+
+def past_names(n_layer: int) -> list[str]:
+    return [f"past_key_values.{i}.{kv}" for i in range(n_layer) for kv in ("key", "value")]
+
+
+def present_names(n_layer: int) -> list[str]:
+    return [f"present.{i}.{kv}" for i in range(n_layer) for kv in ("key", "value")]
