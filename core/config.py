@@ -27,7 +27,14 @@ _REQUIRED_VALUES: dict[str, tuple[object, ...]] = {
 }
 # Settings that do not: they may be in a config.json and are passed over.
 _IGNORED = frozenset(
-    ["architectures", "attn_pdrop", "dtype", "embd_pdrop", "finetuning_task", "gradient_checkpointing", "id2label", "label2id", "n_ctx", "num_labels", "output_attentions", "output_hidden_states", "output_past", "pad_token_id", "reorder_and_upcast_attn", "resid_pdrop", "return_dict", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params", "torch_dtype", "transformers_version", "use_bfloat16", "use_cache", "prefix", "pruned_heads", "torchscript", "tokenizer_class", "transformers.js_config"]
+    """
+    architectures attn_pdrop dtype embd_pdrop finetuning_task gradient_checkpointing id2label
+    label2id n_ctx num_labels output_attentions output_hidden_states output_past pad_token_id
+    prefix pruned_heads reorder_and_upcast_attn resid_pdrop return_dict summary_activation
+    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+    task_specific_params tokenizer_class torch_dtype torchscript transformers.js_config
+    transformers_version use_bfloat16 use_cache
+    """.split()
 )
 
 

@@ -1,7 +1,7 @@
 """GPT-2 in PyTorch: the original that every exported and quantized variant is compared with.
 
-Sources: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; parameter names
-and layouts are those of OpenAI's release as transformers stores it, so weights load without a table.
+Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners". Parameter names
+and layouts are those of OpenAI's release as transformers stores it: weights load without a table.
 
 Letters in the shape comments: B batch, S new tokens, P past tokens, T = P + S, E embedding,
 N heads, D head dim, V vocabulary.
