@@ -35,8 +35,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = torch.addmm(self.bias, x.reshape(-1, x.size(-1)), self.weight)
-        return flat.view(*x.shape[:-1], -1)
+        return x @ self.weight + self.bias
 
 
 class Attention(nn.Module):
@@ -49,19 +48,23 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, past: KeyValue | None, bias: Tensor | None
     ) -> tuple[Tensor, KeyValue]:
-        qkv = self.c_attn(x).unflatten(-1, (3, self.n_head, self.head_dim))  # (B, S, 3, N, D)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, N, S, D)
+        query, key, value = (  # each (B, N, S, D)
+            part.unflatten(-1, (self.n_head, self.head_dim)).transpose(1, 2)
+            for part in self.c_attn(x).split(x.size(-1), dim=-1)
+        )
         if past is not None:
             key = torch.cat((past.key, key), dim=2)  # (B, N, T, D)
             value = torch.cat((past.value, value), dim=2)
-        mixed = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=bias,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=bias is None,
-        )  # (B, N, S, D)
+        dropout = self.dropout if self.training else 0.0
+        if bias is None:
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, is_causal=True, dropout_p=dropout
+            )
+        else:
+            # Written out, so that it exports as two MatMuls and a Softmax and nothing else.
+            scale = self.head_dim**-0.5
+            scores = (query * scale) @ key.transpose(2, 3) + bias  # (B, N, S, T)
+            mixed = F.dropout(scores.softmax(-1), dropout) @ value  # (B, N, S, D)
         return self.c_proj(mixed.transpose(1, 2).flatten(2)), KeyValue(key, value)
 
 

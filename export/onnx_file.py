@@ -1,0 +1,102 @@
+"""Writing graphs whose weights lie beside them, in one file that several graphs may share.
+
+Weights are always external: the graph stays small enough to read, ONNX Runtime maps the weights
+instead of copying them, models over protobuf's 2 GB need nothing special, and the portable and the
+fused graph of one bundle point to the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+EXTERNAL_FROM_BYTES = 1024  # below this, a tensor is kept in the graph, where tools can fold it
+ALIGNMENT = 64  # a cache line, and the widest vector register
+
+
+def write_weights(path: Path, tensors: Mapping[str, ir.TensorProtocol]) -> dict[str, ir.Tensor]:
+    """Write the large tensors to `path`, each at an aligned offset, sorted by name.
+
+    Returns every tensor as graphs should hold it: large ones as references into the file, by its
+    bare name, small ones in memory. Copies one tensor at a time, so a model of any size passes.
+    """
+    placed: dict[str, ir.Tensor] = {}
+    with path.open("wb") as file:
+        for name in sorted(tensors):
+            tensor = tensors[name]
+            if tensor.nbytes < EXTERNAL_FROM_BYTES:
+                placed[name] = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+                continue
+            file.write(b"\0" * (-file.tell() % ALIGNMENT))
+            offset = file.tell()
+            file.write(_bytes_of(tensor))
+            placed[name] = ir.ExternalTensor(
+                path.name,
+                offset,
+                file.tell() - offset,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape),
+                name=name,
+                base_dir=path.parent,
+            )
+    return placed
+
+
+def set_weights(model: ir.Model, tensors: Mapping[str, ir.TensorProtocol]) -> None:
+    """Give the initializers named in `tensors` their values."""
+    for name, value in model.graph.initializers.items():
+        if name in tensors:
+            value.const_value = tensors[name]
+            value.dtype = tensors[name].dtype
+            value.shape = ir.Shape(tensors[name].shape)
+
+
+def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """A new initializer in `graph`, holding `tensor`."""
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def constant(graph: ir.Graph, name: str, data: object, dtype: type[np.generic]) -> ir.Value:
+    """The small constant `name`; made on first use, shared afterwards."""
+    if name in graph.initializers:
+        return graph.initializers[name]
+    return add_initializer(graph, name, ir.Tensor(np.asarray(data, dtype=dtype), name=name))
+
+
+def drop_unused(model: ir.Model) -> None:
+    """Remove nodes and initializers that no output needs; graph inputs stay."""
+    outputs = set(model.graph.outputs)
+    for node in reversed(list(model.graph)):
+        if not any(output.uses() or output in outputs for output in node.outputs):
+            model.graph.remove(node, safe=True)
+    inputs = set(model.graph.inputs)
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and value not in outputs and value not in inputs:
+            del model.graph.initializers[name]
+
+
+def save_graph(model: ir.Model, path: Path) -> None:
+    """Write the graph to `path`, naming the external weights by their bare file name."""
+    ir.save(model, path)
+
+
+def load_graph(path: Path) -> ir.Model:
+    """Read a graph; its external weights are mapped when first used."""
+    return ir.load(path)
+
+
+def _bytes_of(tensor: ir.TensorProtocol) -> memoryview | bytes:
+    array = tensor.numpy()
+    if tensor.dtype.itemsize < 1:  # 4-bit types are stored two to a byte
+        return tensor.tobytes()
+    return memoryview(np.ascontiguousarray(array)).cast("B")
