@@ -17,13 +17,15 @@ EXTERNAL_FROM_BYTES = 1024  # below this, a tensor is kept in the graph, where t
 ALIGNMENT = 64  # a cache line, and the widest vector register
 
 
-def write_weights(path: Path, tensors: Mapping[str, ir.TensorProtocol]) -> dict[str, ir.Tensor]:
+def write_weights(
+    path: Path, tensors: Mapping[str, ir.TensorProtocol]
+) -> dict[str, ir.TensorProtocol]:
     """Write the large tensors to `path`, each at an aligned offset, sorted by name.
 
     Returns every tensor as graphs should hold it: large ones as references into the file, by its
     bare name, small ones in memory. Copies one tensor at a time, so a model of any size passes.
     """
-    placed: dict[str, ir.Tensor] = {}
+    placed: dict[str, ir.TensorProtocol] = {}
     with path.open("wb") as file:
         for name in sorted(tensors):
             tensor = tensors[name]
@@ -38,7 +40,7 @@ def write_weights(path: Path, tensors: Mapping[str, ir.TensorProtocol]) -> dict[
                 offset,
                 file.tell() - offset,
                 tensor.dtype,
-                shape=ir.Shape(tensor.shape),
+                shape=_shape(tensor),
                 name=name,
                 base_dir=path.parent,
             )
@@ -51,7 +53,7 @@ def set_weights(model: ir.Model, tensors: Mapping[str, ir.TensorProtocol]) -> No
         if name in tensors:
             value.const_value = tensors[name]
             value.dtype = tensors[name].dtype
-            value.shape = ir.Shape(tensors[name].shape)
+            value.shape = _shape(tensors[name])
 
 
 def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
@@ -59,7 +61,7 @@ def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir
     value = ir.Value(
         name=name,
         type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape),
+        shape=_shape(tensor),
         const_value=tensor,
     )
     graph.register_initializer(value)
@@ -95,8 +97,12 @@ def load_graph(path: Path) -> ir.Model:
     return ir.load(path)
 
 
+def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
+    return ir.Shape([int(str(size)) for size in tensor.shape])
+
+
 def _bytes_of(tensor: ir.TensorProtocol) -> memoryview | bytes:
     array = tensor.numpy()
     if tensor.dtype.itemsize < 1:  # 4-bit types are stored two to a byte
         return tensor.tobytes()
-    return memoryview(np.ascontiguousarray(array)).cast("B")
+    return np.ascontiguousarray(array).data.cast("B")

@@ -11,7 +11,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -133,7 +133,7 @@ def _reveal_weights(model: ir.Model, n_inputs: int) -> None:
         model.graph.initializers[str(value.name)] = value
 
 
-def _rename(values: list[ir.Value], specs: tuple[TensorSpec, ...]) -> None:
+def _rename(values: Sequence[ir.Value], specs: tuple[TensorSpec, ...]) -> None:
     if len(values) != len(specs):
         raise ExportError(f"the traced graph has {len(values)} values, expected {len(specs)}")
     for value, spec in zip(values, specs, strict=True):
