@@ -106,7 +106,7 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         raise StorageError(f"{target}: exists already; choose another path or pass --force")
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
+        sweep(target)
         staging = target.parent / f".{target.name}.{os.getpid()}.tmp"
         staging.mkdir()
         try:
@@ -174,8 +174,8 @@ def _exchange(first: Path, second: Path) -> bool:
     return bool(renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
 
 
-def _sweep(target: Path) -> None:
-    """Remove staging folders of processes that no longer run."""
+def sweep(target: Path) -> None:
+    """Remove staging folders that killed processes left beside `target`."""
     if sys.platform == "win32":
         return  # there os.kill(pid, 0) is no question but a signal
     for path in target.parent.glob(f".{target.name}.*.tmp"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,23 +23,33 @@ def write_weights(
 ) -> dict[str, ir.TensorProtocol]:
     """Write the large tensors to `path`, each at an aligned offset, sorted by name.
 
-    Returns every tensor as graphs should hold it: large ones as references into the file, by its
-    bare name, small ones in memory. Copies one tensor at a time, so a model of any size passes.
+    Tensors that are views of the same memory are stored once. Returns every tensor as graphs should
+    hold it: large ones as references into the file, by its bare name, small ones in memory. Copies
+    one tensor at a time, so a model of any size passes.
     """
     placed: dict[str, ir.TensorProtocol] = {}
+    # By address; the array is held so that no other can come to lie there.
+    written: dict[tuple[int, int], tuple[int, np.ndarray[Any, Any]]] = {}
     with path.open("wb") as file:
         for name in sorted(tensors):
             tensor = tensors[name]
+            array = tensor.numpy()
             if tensor.nbytes < EXTERNAL_FROM_BYTES:
-                placed[name] = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+                placed[name] = ir.Tensor(array, dtype=tensor.dtype, name=name)
                 continue
-            file.write(b"\0" * (-file.tell() % ALIGNMENT))
-            offset = file.tell()
-            file.write(_bytes_of(tensor))
+            memory = (array.ctypes.data, array.nbytes)
+            if memory in written and array.flags.c_contiguous:
+                offset = written[memory][0]
+            else:
+                file.write(b"\0" * (-file.tell() % ALIGNMENT))
+                offset = file.tell()
+                file.write(np.ascontiguousarray(array).data.cast("B"))
+                if array.flags.c_contiguous:
+                    written[memory] = (offset, array)
             placed[name] = ir.ExternalTensor(
                 path.name,
                 offset,
-                file.tell() - offset,
+                tensor.nbytes,
                 tensor.dtype,
                 shape=_shape(tensor),
                 name=name,
@@ -99,10 +110,3 @@ def load_graph(path: Path) -> ir.Model:
 
 def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
     return ir.Shape([int(str(size)) for size in tensor.shape])
-
-
-def _bytes_of(tensor: ir.TensorProtocol) -> memoryview | bytes:
-    array = tensor.numpy()
-    if tensor.dtype.itemsize < 1:  # 4-bit types are stored two to a byte
-        return tensor.tobytes()
-    return np.ascontiguousarray(array).data.cast("B")
