@@ -166,7 +166,6 @@ def _matrix_bytes(model: ir.Model) -> dict[str, int]:
 
 
 def _parameters(bundle: Bundle) -> int:
-    return int(bundle.manifest.source["parameters"])
     from ..parameters import count_parameters
 
     return count_parameters(bundle.config).total

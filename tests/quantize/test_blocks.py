@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from gpt2edge.errors import QuantizeError
+from gpt2edge.quantize import BlockWeights, dequantize_blocks, quantize_blocks
+
+BLOCKS = (16, 32, 64, 128)
+
+
+def normal(rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+
+
+@given(
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 200),
+    block=st.sampled_from(BLOCKS),
+    exponent=st.integers(-12, 12),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=60)
+def test_int8_error_is_at_most_half_a_step(rows, columns, block, exponent, seed) -> None:
+    weight = normal(rows, columns, seed) * np.float32(10.0**exponent)
+    made = quantize_blocks(weight, bits=8, block_size=block, name="w")
+    assert made.packed.shape == (rows, -(-columns // block), block)
+    step = np.repeat(made.scales, block, axis=1)[:, :columns]
+    error = np.abs(dequantize_blocks(made) - weight)
+    assert (error <= 0.5001 * np.abs(step)).all()
+
+
+@given(
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 200),
+    block=st.sampled_from(BLOCKS),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=60)
+def test_int4_is_never_worse_than_plain_rounding(rows, columns, block, seed) -> None:
+    weight = normal(rows, columns, seed) ** 3  # heavy tails, as weights have
+    made = quantize_blocks(weight, bits=4, block_size=block, name="w")
+    padded = np.pad(weight, ((0, 0), (0, -columns % block))).reshape(rows, -1, block)
+    scale = np.abs(padded).max(-1, keepdims=True) / 7
+    plain = np.clip(np.rint(padded / np.where(scale == 0, 1, scale)), -8, 7) * scale
+    plain_error = ((plain - padded) ** 2).sum()
+    error = ((dequantize_blocks(made) - weight) ** 2).sum()
+    assert error <= plain_error * 1.0001 + 1e-12
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("value", [0.0, 1e-40, -3.5, 2.0**-126])
+def test_blocks_of_equal_values_stay_finite(bits: int, value: float) -> None:
+    weight = np.full((3, 40), value, np.float32)
+    made = quantize_blocks(weight, bits=bits, block_size=16, name="w")
+    assert np.isfinite(made.scales).all()
+    np.testing.assert_allclose(dequantize_blocks(made), weight, rtol=0.01, atol=1e-37)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_refused_by_name(bad: float) -> None:
+    weight = normal(2, 32)
+    weight[1, 3] = bad
+    with pytest.raises(QuantizeError, match=r"h\.0\.w: 1 weights are NaN or infinite"):
+        quantize_blocks(weight, bits=4, block_size=16, name="h.0.w")
+
+
+@pytest.mark.parametrize("block", [0, 8, 24, -32])
+def test_block_sizes_the_operator_does_not_take(block: int) -> None:
+    with pytest.raises(QuantizeError, match="power of two"):
+        quantize_blocks(normal(2, 32), bits=4, block_size=block, name="w")
+
+
+def run_matmul(x: np.ndarray, weights: BlockWeights) -> np.ndarray:
+    """ONNX Runtime's own reading of the packed bytes."""
+    node = helper.make_node(
+        "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft",
+        K=weights.n_in, N=len(weights.packed), bits=weights.bits, block_size=weights.block_size,
+    )  # fmt: skip
+    inputs = {"x": x, "w": weights.packed, "s": weights.scales}
+    kinds = {"x": TensorProto.FLOAT, "w": TensorProto.UINT8, "s": TensorProto.FLOAT}
+    graph = helper.make_graph(
+        [node], "g",
+        [helper.make_tensor_value_info(k, kinds[k], v.shape) for k, v in inputs.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return ort.InferenceSession(model.SerializeToString()).run(None, inputs)[0]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("columns", "block"), [(64, 32), (48, 16), (40, 16), (256, 128)])
+def test_onnx_runtime_reads_the_same_numbers(bits: int, columns: int, block: int) -> None:
+    weights = quantize_blocks(normal(24, columns), bits=bits, block_size=block, name="w")
+    got = run_matmul(np.eye(columns, dtype=np.float32), weights)
+    np.testing.assert_allclose(got, dequantize_blocks(weights).T, atol=1e-5)
