@@ -4,6 +4,8 @@ Gpt2EdgeError
  ├── ConfigError            a setting is out of range or settings contradict each other
  ├── CheckpointError        a PyTorch checkpoint is missing, damaged or of another shape
  ├── TokenizerError         vocabulary files are damaged or do not fit the model
+ ├── TextError              a text is missing, empty, too short, or not UTF-8
+ ├── TrainingError          training went astray and was stopped
  ├── ExportError            the ONNX graph could not be made
  │    └── ParityError       it was made, but its outputs differ from the original
  ├── FusionError            a pattern that must be in the graph was not found
@@ -38,6 +40,14 @@ class CheckpointError(Gpt2EdgeError):
 
 class TokenizerError(Gpt2EdgeError):
     """Vocabulary files are missing, damaged, or do not fit the model."""
+
+
+class TextError(Gpt2EdgeError):
+    """A text to train on is missing, empty, too short, or not UTF-8."""
+
+
+class TrainingError(Gpt2EdgeError):
+    """Training went astray: the loss is no longer a number."""
 
 
 class ExportError(Gpt2EdgeError):

@@ -1,0 +1,87 @@
+"""How to train: settings that check themselves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How to train. The defaults suit a GPT-2 of a few million parameters on two CPU cores."""
+
+    steps: int = 400
+    batch_size: int = 16
+    sequence_length: int = 128
+    learning_rate: float = 2e-3
+    min_learning_rate_ratio: float = 0.1
+    """Where the cosine ends, as a share of learning_rate."""
+    warmup_steps: int = 40
+    weight_decay: float = 0.1
+    """On matrices and embeddings only; biases and norms are not pulled to zero."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    grad_clip: float = 1.0
+    """Largest norm of all gradients together."""
+    dropout: float = 0.0
+    seed: int = 0
+    eval_every: int = 100
+    """Steps between two measurements of the held-out loss; it is always measured at the end."""
+    precision: str = "fp32"
+    """"fp32", or "bf16": matrix products in bfloat16, weights and optimizer in float32."""
+    device: str = "cpu"
+    threads: int | None = None
+    """CPU threads; None leaves PyTorch's choice."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "sequence_length", "eval_every"):
+            _check(name, getattr(self, name), int, low=1)
+        for name in ("warmup_steps", "seed"):
+            _check(name, getattr(self, name), int, low=0)
+        if self.threads is not None:
+            _check("threads", self.threads, int, low=1)
+        for name in ("learning_rate", "grad_clip"):
+            _check(name, getattr(self, name), float, low=0, open_low=True)
+        _check("weight_decay", self.weight_decay, float, low=0)
+        _check("min_learning_rate_ratio", self.min_learning_rate_ratio, float, low=0, high=1)
+        for name in ("beta1", "beta2", "dropout"):
+            _check(name, getattr(self, name), float, low=0, high=1, open_high=True)
+        if self.precision not in ("fp32", "bf16"):
+            raise ConfigError(f"precision must be fp32 or bf16, but is {self.precision!r}")
+        if not isinstance(self.device, str) or self.device.split(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"device must be cpu or cuda, but is {self.device!r}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The rate of a step, counted from 0: up in a line, down in half a cosine."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
+        done = (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps)
+        low = self.min_learning_rate_ratio
+        return self.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def _check(
+    name: str,
+    value: object,
+    kind: type,
+    *,
+    low: float,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    kinds = (int, float) if kind is float else (int,)
+    fits = (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (value > low if open_low else value >= low)
+        and (value < high if open_high else value <= high)
+    )
+    if not fits:
+        what = "a whole number" if kind is int else "a number"
+        lower = f"above {low:g}" if open_low else f"of at least {low:g}"
+        upper = "" if high == math.inf else f" and {'below' if open_high else 'at most'} {high:g}"
+        raise ConfigError(f"{name} must be {what} {lower}{upper}, but is {value!r}")
