@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.tensor_adapters import TorchTensor
@@ -17,19 +16,14 @@ from ..bundle import GRAPH_FILES, Bundle, BundleDraft, GraphKind, Precision, Var
 from ..config import GPT2Config
 from ..errors import StorageError
 from ..model.gpt2 import GPT2
+from ..model.tokenizer_files import check_vocabulary, copy_tokenizer
+from ..model.weights import Checkpoint, generation_settings
 from .fuse import FusionCounts, fuse
 from .onnx_file import save_graph, set_weights, write_weights
 from .to_onnx import portable_graph
 from .verify import ParityReport, Reference, reference, verify_parity
 
-if TYPE_CHECKING:
-    from ..model.weights import Checkpoint
-
 WEIGHTS_FILE = "onnx/model.onnx_data"
-_COPIED = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json",
-           "special_tokens_map.json")  # fmt: skip
-# OpenAI's release has other names for the same two files.
-_RENAMED = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +63,8 @@ def export_bundle(
     if target.exists() and not overwrite:
         raise StorageError(f"{target}: exists already; choose another path or pass --force")
     model = checkpoint.model.eval()
+    if checkpoint.tokenizer_folder is not None:
+        check_vocabulary(checkpoint.tokenizer_folder, model.config.vocab_size)
     config = model.config
     parameters = sum(p.numel() for p in model.parameters())
     progress("running the original")
@@ -142,19 +138,7 @@ def _add_graph(
 
 def _add_companions(draft: BundleDraft, config: GPT2Config, tokenizer: Path | None) -> None:
     """The files that stand beside a model on the Hub: generation settings and the tokenizer."""
-    generation = {
-        "_from_model_config": True,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
-        "pad_token_id": config.eos_token_id,
-    }
-    text = json.dumps(generation, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(generation_settings(config), indent=2, sort_keys=True) + "\n"
     draft.new_file("generation_config.json").write_text(text, encoding="utf-8")
-    if tokenizer is None:
-        return
-    for name in _COPIED:
-        if (tokenizer / name).is_file():
-            shutil.copyfile(tokenizer / name, draft.new_file(name))
-    for name, new_name in _RENAMED.items():
-        if (tokenizer / name).is_file() and not (draft.path / new_name).exists():
-            shutil.copyfile(tokenizer / name, draft.new_file(new_name))
+    if tokenizer is not None:
+        copy_tokenizer(tokenizer, draft.path)

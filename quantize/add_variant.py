@@ -127,7 +127,7 @@ def _convert(
     block_size: int | None,
     progress: Callable[[str], None],
 ) -> tuple[dict[str, ir.TensorProtocol], dict[str, Any], set[str]]:
-    """Change the graph; returns its tensors, the settings for the manifest, and what was replaced."""
+    """Change the graph; returns its tensors, the manifest's settings, and what was replaced."""
     if precision is Precision.FP16:
         progress("converting")
         tensors = to_float16(model)
@@ -161,7 +161,7 @@ def _matrix_bytes(model: ir.Model) -> dict[str, int]:
         for name, value in model.graph.initializers.items()
         if value.const_value is not None
         and value.const_value.dtype == ir.DataType.FLOAT
-        and len(value.const_value.shape) == 2  # noqa: PLR2004
+        and len(value.const_value.shape) == 2
     }
 
 

@@ -67,7 +67,7 @@ def quantize_blocks(weight: Floats, *, bits: int, block_size: int, name: str) ->
 
     def quantize_rows(rows: slice) -> None:
         part = _blocks_of(weight[rows], block_size)
-        signed, scale = (_least_error(part) if bits == 4 else _covering(part))
+        signed, scale = _least_error(part) if bits == 4 else _covering(part)
         integers[rows] = (signed + 2 ** (bits - 1)).astype(np.uint8)
         scales[rows] = scale
 
@@ -85,7 +85,7 @@ def dequantize_blocks(weights: BlockWeights) -> Floats:
         low, high = weights.packed & 15, weights.packed >> 4
         integers = np.stack((low, high), axis=-1).reshape(*low.shape[:2], -1)
     signed = integers.astype(np.float32) - 2 ** (weights.bits - 1)
-    flat = (signed * weights.scales[..., None]).reshape(len(signed), -1)
+    flat: Floats = (signed * weights.scales[..., None]).reshape(len(signed), -1)
     return flat[:, : weights.n_in]
 
 
@@ -111,7 +111,7 @@ def _row_slices(n_out: int, n_in: int) -> Iterator[slice]:
 
 def _covering(blocks: Floats) -> tuple[Floats, Floats]:
     """Signed integers in [-127, 127] and scales; the largest weight of a block is exact."""
-    scale = np.abs(blocks).max(axis=-1) / 127
+    scale = np.abs(blocks).max(axis=-1) / np.float32(127)
     return np.rint(blocks * _inverse(scale)[..., None]), scale
 
 
@@ -122,17 +122,17 @@ def _least_error(blocks: Floats) -> tuple[Floats, Floats]:
     step more on that side (llama.cpp's Q4_0 does so too).
     """
     position = np.abs(blocks).argmax(axis=-1)[..., None]
-    full = np.take_along_axis(blocks, position, axis=-1)[..., 0] / -8
-    best_scale = full.copy()
+    full: Floats = np.take_along_axis(blocks, position, axis=-1)[..., 0] / np.float32(-8)
+    best_scale: Floats = full.copy()
     best_error = np.full(full.shape, np.inf, np.float32)
     for share in _SCALE_SHARES:
-        scale = full * share
+        scale: Floats = full * share
         integers = _round4(blocks, scale)
         residual = blocks - integers * scale[..., None]
         error = np.einsum("nbk,nbk->nb", residual, residual)
         better = error < best_error
-        best_scale = np.where(better, scale, best_scale)
-        best_error = np.where(better, error, best_error)
+        best_scale[better] = scale[better]
+        best_error[better] = error[better]
     integers = _round4(blocks, best_scale)
     # Least squares: for given integers q the best scale is <w, q> / <q, q>.
     norm = np.einsum("nbk,nbk->nb", integers, integers)

@@ -39,9 +39,9 @@ def to_float16(model: ir.Model) -> dict[str, ir.TensorProtocol]:
             else None
         )  # fmt: skip
         if wanted is not None:
-            for i, value in enumerate(node.inputs):
-                if value is not None and value.dtype in _FLOATS and value.dtype != wanted:
-                    node.replace_input_with(i, _cast(graph, node, value, wanted, casts))
+            for i, given in enumerate(node.inputs):
+                if given is not None and given.dtype in _FLOATS and given.dtype != wanted:
+                    node.replace_input_with(i, _cast(graph, node, given, wanted, casts))
         for output in node.outputs:
             source = node.inputs[1 if node.op_type == "Where" else 0] if node.inputs else None
             if wanted is not None:

@@ -22,7 +22,7 @@ _TOKENS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeReport:
-    """Drift from the fp32 graph on random tokens: mean KL in nats, agreement, largest difference."""
+    """Drift from the fp32 graph on random tokens: mean KL, agreement, largest difference."""
 
     mean_kl_nats: float
     top1_agreement: float

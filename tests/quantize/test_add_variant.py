@@ -65,7 +65,9 @@ def stored_weights(bundle: Bundle, variant: str) -> dict[str, np.ndarray]:
     weights = {}
     for name, (bits, block) in bundle.variant(variant).quantization["blocks"].items():
         packed = graph.initializers[f"{name}_q{bits}"].const_value.numpy()
-        scales = graph.initializers[f"{name}_scales"].const_value.numpy()
+        key = f"{name}_scales"  # the position table is only gathered from, so has only the 3-D form
+        key = key if key in graph.initializers else f"{key}_3d"
+        scales = graph.initializers[key].const_value.numpy().reshape(packed.shape[:2])
         weights[name] = dequantize_blocks(
             BlockWeights(packed, scales, bits, block, packed.shape[1] * block)
         )
