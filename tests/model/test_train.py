@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import sys
 from typing import Any
@@ -87,10 +88,8 @@ def test_matrices_decay_and_nothing_else(small: GPT2) -> None:
     assert {names[id(p)] for p in decayed["params"]} == {
         "wte.weight",
         "wpe.weight",
-        *(
-            f"h.0.{name}.weight"
-            for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-        ),
+        *(f"h.0.{part}.weight" for part in ("attn.c_attn", "attn.c_proj")),
+        *(f"h.0.{part}.weight" for part in ("mlp.c_fc", "mlp.c_proj")),
     }
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
     assert decayed["weight_decay"] == 0.1
@@ -105,9 +104,9 @@ def test_the_rate_warms_up_and_falls_in_a_cosine() -> None:
     rates = [settings.learning_rate_at(step) for step in range(110)]
     assert rates[:9] == pytest.approx([0.1 * i for i in range(1, 10)])
     assert rates[9] == 1.0
-    assert rates[59] == pytest.approx(0.6, abs=1e-9) or rates[59] == pytest.approx(0.6, abs=0.01)
+    assert rates[59] == pytest.approx(0.6, abs=0.01)  # half of the way down
     assert rates[-1] == pytest.approx(0.2)
-    assert all(a > b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[9:]))
     assert TrainSettings(steps=1, warmup_steps=0).learning_rate_at(0) == 2e-3
 
 
