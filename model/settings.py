@@ -10,15 +10,15 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How to train. The defaults suit a GPT-2 of a few million parameters on two CPU cores."""
+    """How to train. The defaults suit a GPT-2 of about a million parameters on two CPU cores."""
 
-    steps: int = 400
-    batch_size: int = 16
+    steps: int = 1200
+    batch_size: int = 8
     sequence_length: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     min_learning_rate_ratio: float = 0.1
     """Where the cosine ends, as a share of learning_rate."""
-    warmup_steps: int = 40
+    warmup_steps: int = 100
     weight_decay: float = 0.1
     """On matrices and embeddings only; biases and norms are not pulled to zero."""
     beta1: float = 0.9
@@ -27,7 +27,7 @@ class TrainSettings:
     """Largest norm of all gradients together."""
     dropout: float = 0.0
     seed: int = 0
-    eval_every: int = 100
+    eval_every: int = 200
     """Steps between two measurements of the held-out loss; it is always measured at the end."""
     precision: str = "fp32"
     """"fp32", or "bf16": matrix products in bfloat16, weights and optimizer in float32."""

@@ -107,7 +107,7 @@ def test_the_rate_warms_up_and_falls_in_a_cosine() -> None:
     assert rates[59] == pytest.approx(0.6, abs=0.01)  # half of the way down
     assert rates[-1] == pytest.approx(0.2)
     assert all(a > b for a, b in itertools.pairwise(rates[9:]))
-    assert TrainSettings(steps=1, warmup_steps=0).learning_rate_at(0) == 2e-3
+    assert TrainSettings(steps=1, warmup_steps=0).learning_rate_at(0) == 3e-3
 
 
 def test_a_loss_that_is_no_number_names_the_step(small: GPT2) -> None:
