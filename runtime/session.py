@@ -1,0 +1,110 @@
+"""Opening a bundle's variant as an ONNX Runtime session, with every refusal in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnxruntime as ort
+
+from ..bundle import Bundle, Variant
+from ..errors import BundleCorrupt, ConfigError, ProviderUnavailable, UnsafePath
+from ..spec import GraphSpec
+
+# What people call them; any name of ONNX Runtime's own is taken as well.
+PROVIDERS: Mapping[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+    "webgpu": "WebGpuExecutionProvider",
+}
+_CPU = PROVIDERS["cpu"]
+_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16"}
+_QUIET = 3  # errors only: a graph input with a default is worth no warning
+
+
+def find_provider(name: str) -> str:
+    """ONNX Runtime's name of a provider that this installation has."""
+    full = PROVIDERS.get(name.lower(), name)
+    available = ort.get_available_providers()
+    if full not in available:
+        short = {long: key for key, long in PROVIDERS.items()}
+        raise ProviderUnavailable(
+            f"provider {name!r} is not available in this onnxruntime {ort.__version__}; "
+            f"available: {', '.join(short.get(p, p) for p in available)}"
+        )
+    return full
+
+
+def open_session(
+    bundle: Bundle,
+    variant: Variant,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    provider_options: Mapping[str, str] | None = None,
+) -> ort.InferenceSession:
+    """A session for the variant, its inputs and outputs checked against the contract.
+
+    The CPU provider stands behind every other one, for the few shape operators that others leave
+    to it; a provider that cannot be started is an error, never a silent fallback.
+    """
+    full = find_provider(provider)
+    options = ort.SessionOptions()
+    options.log_severity_level = _QUIET
+    if threads is not None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise ConfigError(f"threads must be a whole number above 0, but is {threads!r}")
+        options.intra_op_num_threads = threads
+    providers = [(full, dict(provider_options or {}))]
+    if full != _CPU:
+        providers.append((_CPU, {}))
+    path = bundle.file(variant.model)
+    try:
+        session = ort.InferenceSession(path, options, providers=providers)
+    except Exception as reason:  # onnxruntime has no base class for its errors
+        raise _plain(path, reason) from None
+    if full not in session.get_providers():
+        raise ProviderUnavailable(
+            f"{provider} is built into this onnxruntime but could not be started "
+            "(a driver or a library is missing); set log_severity_level 0 to see why"
+        )
+    check_contract(session, bundle.spec(variant), str(path))
+    return session
+
+
+def check_contract(session: ort.InferenceSession, spec: GraphSpec, where: str) -> None:
+    """BundleCorrupt unless the graph's inputs and outputs are those of `spec`."""
+    for kind, wanted, found in (
+        ("input", spec.inputs, session.get_inputs()),
+        ("output", spec.outputs, session.get_outputs()),
+    ):
+        have = {value.name: value for value in found}
+        for tensor in wanted:
+            value = have.pop(tensor.name, None)
+            if value is None:
+                raise BundleCorrupt(f"{where}: the graph has no {kind} {tensor.name!r}")
+            dtype = _DTYPES.get(value.type, value.type)
+            fixed = [
+                (expected, got)
+                for expected, got in zip(tensor.shape, value.shape, strict=False)
+                if isinstance(expected, int) and expected != got
+            ]
+            if dtype != tensor.dtype or len(value.shape) != len(tensor.shape) or fixed:
+                raise BundleCorrupt(
+                    f"{where}: {kind} {tensor.name!r} is {dtype} {value.shape}, "
+                    f"expected {tensor.dtype} {list(tensor.shape)}"
+                )
+        if have:
+            raise BundleCorrupt(f"{where}: the graph has an unknown {kind} {next(iter(have))!r}")
+
+
+def _plain(path: object, reason: Exception) -> BundleCorrupt | UnsafePath:
+    text = " ".join(str(reason).split())
+    if "escapes" in text or "external data path" in text.lower():
+        return UnsafePath(f"{path}: its weights lie outside the bundle: {text}")
+    return BundleCorrupt(f"{path}: onnxruntime {ort.__version__} cannot load it: {text}")
