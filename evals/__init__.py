@@ -1,1 +1,26 @@
-"""."""
+"""Is it still the same model? Perplexity, drift and zero-shot accuracy against the original."""
+
+from .drift import Drift, token_drift
+from .evaluate import evaluate
+from .gate import Thresholds, Verdict, parse_share
+from .lambada import LambadaResult
+from .picture import draw_drift
+from .report import EvalReport, VariantResult
+from .scores import Perplexity
+from .windows import Window, sliding_windows
+
+__all__ = [
+    "Drift",
+    "EvalReport",
+    "LambadaResult",
+    "Perplexity",
+    "Thresholds",
+    "VariantResult",
+    "Verdict",
+    "Window",
+    "draw_drift",
+    "evaluate",
+    "parse_share",
+    "sliding_windows",
+    "token_drift",
+]

@@ -1,0 +1,119 @@
+"""LAMBADA: can the model say a passage's last word? (Paperno et al. 2016)
+
+Scored as lm-evaluation-harness scores `lambada_openai`: the passage without its last word is the
+context, a blank and the word the target; right when greedy decoding gives exactly its tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import EvalError
+from .scores import Floats32, Ints, token_nll
+
+BATCH = 8
+
+MaskedLogits = Callable[[Ints, Ints], Floats32]
+"""A model: ids and mask, both (B, S), right-padded -> logits (B, S, V)."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Token ids of a context and of the word that should follow."""
+
+    context: tuple[int, ...]
+    target: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LambadaResult:
+    accuracy: float
+    accuracy_stderr: float
+    target_perplexity: float
+    """exp of the mean loss a target word (not a token)."""
+    passages: int
+
+    def to_dict(self) -> dict[str, float | int]:
+        return asdict(self)
+
+
+def read_passages(
+    path: Path, encode: Callable[[str], list[int]], *, window: int, limit: int | None = None
+) -> list[Passage]:
+    """Passages of a JSONL file of {"text": ...}; contexts are cut on the left to fit the window.
+
+    Raises EvalError naming the first line that cannot be used.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as reason:
+        raise EvalError(f"{path}: cannot be read: {reason.strerror}") from None
+    except UnicodeDecodeError as reason:
+        raise EvalError(f"{path}: is not UTF-8: {reason}") from None
+    passages: list[Passage] = []
+    for number, line in enumerate(lines, 1):
+        if limit is not None and len(passages) == limit:
+            break
+        if line.strip():
+            passages.append(_passage(line, f"{path}:{number}", encode, window))
+    if not passages:
+        raise EvalError(f"{path}: holds no passage")
+    return passages
+
+
+def score_passages(
+    passages: Sequence[Passage],
+    logits: MaskedLogits,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> LambadaResult:
+    """Accuracy and perplexity of the last words; `on_batch` is told how many were scored."""
+    order = sorted(range(len(passages)), key=lambda i: len(passages[i].context))
+    right = np.zeros(len(passages))
+    nll = np.zeros(len(passages))
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        # The last token is never fed: nothing after it is asked for.
+        fed = [(*passages[i].context, *passages[i].target)[:-1] for i in rows]
+        ids = np.zeros((len(rows), max(map(len, fed))), np.int64)
+        mask = np.zeros_like(ids)
+        for row, tokens in enumerate(fed):
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        out = logits(ids, mask)
+        for row, i in enumerate(rows):
+            target = np.asarray(passages[i].target)
+            first = len(passages[i].context) - 1
+            predicted = out[row, first : first + len(target)]
+            right[i] = (predicted.argmax(-1) == target).all()
+            nll[i] = token_nll(predicted, target).sum()
+        on_batch(len(rows))
+    accuracy = float(right.mean())
+    return LambadaResult(
+        accuracy=accuracy,
+        accuracy_stderr=float(np.sqrt(accuracy * (1 - accuracy) / len(passages))),
+        target_perplexity=float(np.exp(nll.mean())) if np.isfinite(nll).all() else float("nan"),
+        passages=len(passages),
+    )
+
+
+def _passage(line: str, where: str, encode: Callable[[str], list[int]], window: int) -> Passage:
+    try:
+        row = json.loads(line)
+    except ValueError as reason:
+        raise EvalError(f"{where}: not JSON: {reason}") from None
+    text = row.get("text") if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        raise EvalError(f'{where}: expected {{"text": "..."}}')
+    context, _, word = text.strip().rpartition(" ")
+    if not context.strip():
+        raise EvalError(f"{where}: has no word before the last")
+    target = encode(f" {word}")
+    room = window + 1 - len(target)
+    if room < 1:
+        raise EvalError(f"{where}: its last word alone fills the window of {window} tokens")
+    return Passage(tuple(encode(context)[-room:]), tuple(target))
