@@ -94,6 +94,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_free(target: Path, *, overwrite: bool) -> None:
+    """Raise StorageError when `target` exists and may not be overwritten."""
+    if not overwrite and (target.exists() or target.is_symlink()):
+        raise StorageError(f"{target}: exists already; choose another path or pass --force")
+
+
 @contextmanager
 def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder beside `target` that takes its place whole when the block ends well.
@@ -102,8 +108,7 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     process left behind are swept first.
     """
     target = Path(os.path.abspath(target))
-    if target.exists() and not overwrite:
-        raise StorageError(f"{target}: exists already; choose another path or pass --force")
+    check_free(target, overwrite=overwrite)
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(target)

@@ -14,7 +14,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 
 from ..bundle import GRAPH_FILES, Bundle, BundleDraft, GraphKind, Precision, Variant, new_bundle
 from ..config import GPT2Config
-from ..errors import StorageError
+from ..files import check_free
 from ..model.gpt2 import GPT2
 from ..model.tokenizer_files import check_vocabulary, copy_tokenizer
 from ..model.weights import Checkpoint, generation_settings
@@ -60,8 +60,7 @@ def export_bundle(
     case `target` is left as it was.
     """
     target = Path(target)
-    if target.exists() and not overwrite:
-        raise StorageError(f"{target}: exists already; choose another path or pass --force")
+    check_free(target, overwrite=overwrite)
     model = checkpoint.model.eval()
     if checkpoint.tokenizer_folder is not None:
         check_vocabulary(checkpoint.tokenizer_folder, model.config.vocab_size)

@@ -1,0 +1,216 @@
+"""The verbs that make something: train, export, quantize."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .bundle import Bundle, Precision
+from .config import PRESETS, preset
+from .errors import ConfigError
+
+_PATH = click.Path(path_type=Path)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+force_option = click.option("--force", is_flag=True, help="Replace what is there.")
+threads_option = click.option("--threads", type=int, help="CPU threads.")
+
+
+def example(text: str) -> str:
+    """A help text's example, kept as it is written."""
+    return f"\b\nExample:\n  {text}"
+
+
+def note_progress(message: str) -> None:
+    """Say what is being done, where a person is watching."""
+    if sys.stderr.isatty():
+        click.echo(f"... {message}", err=True)
+
+
+@click.command(epilog=example("gpt2edge train --text book.txt -o checkpoint --steps 2000"))
+@click.option(
+    "--text", type=_PATH, help="A text file or a folder of *.txt; default: an embedded text."
+)
+@click.option("-o", "--output", type=_PATH, required=True, help="Folder of the new checkpoint.")
+@click.option("--preset", "preset_name", help=f"Sizes of {', '.join(PRESETS)}.")
+@click.option("--n-layer", type=int, help="Layers.")
+@click.option("--n-head", type=int, help="Attention heads.")
+@click.option("--n-embd", type=int, help="Width of the embedding.")
+@click.option("--context", "n_positions", type=int, help="Context window in tokens.")
+@click.option("--vocab-size", type=int, help="Tokens of the vocabulary that is learned.")
+@click.option("--tokenizer", type=_PATH, help="Folder of a vocabulary to use instead.")
+@click.option("--steps", type=int)
+@click.option("--batch-size", type=int)
+@click.option("--sequence-length", type=int, help="Default: the context window.")
+@click.option("--learning-rate", type=float)
+@click.option("--warmup-steps", type=int)
+@click.option("--dropout", type=float)
+@click.option("--precision", type=str, help="fp32, or bf16 where the processor has it.")
+@click.option("--device", type=str, help="cpu or cuda.")
+@click.option("--seed", type=int)
+@threads_option
+@force_option
+@json_option
+def train(
+    text: Path | None,
+    output: Path,
+    preset_name: str | None,
+    tokenizer: Path | None,
+    force: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train a GPT-2 on a text, from vocabulary to checkpoint."""
+    from .model import train_checkpoint
+    from .model.make_checkpoint import DEMO_CONFIG, DEMO_SETTINGS
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    sizes = {field.name for field in dataclasses.fields(DEMO_CONFIG)}
+    base = DEMO_CONFIG if preset_name is None else preset(preset_name)
+    config = dataclasses.replace(
+        base,
+        bos_token_id=None,
+        eos_token_id=None,
+        **{name: value for name, value in chosen.items() if name in sizes},
+    )
+    settings = {name: value for name, value in chosen.items() if name not in sizes}
+    settings.setdefault("sequence_length", config.n_positions)
+    made = train_checkpoint(
+        text,
+        output,
+        config,
+        dataclasses.replace(DEMO_SETTINGS, **settings),
+        tokenizer_folder=tokenizer,
+        overwrite=force,
+    )
+    if as_json:
+        facts = {
+            "checkpoint": str(made.folder),
+            "held_out_text": str(made.held_out_text),
+            "training_tokens": made.training_tokens,
+            "held_out_tokens": made.held_out_tokens,
+            "held_out_loss": made.result.held_out_loss,
+            "tokens_per_s": made.result.tokens_per_s,
+            "seconds": made.result.seconds,
+        }
+        click.echo(json.dumps(facts))
+        return
+    result = made.result
+    click.echo(
+        f"{made.folder}: {made.config.n_layer} layers, width {made.config.n_embd}, vocabulary "
+        f"{made.config.vocab_size:,}; {made.training_tokens:,} training tokens\n"
+        f"loss {result.losses[0]:.3f} -> {result.losses[-1]:.3f}, held-out "
+        f"{result.held_out_loss:.3f}, in {result.seconds:.0f} s ({result.tokens_per_s:,.0f} "
+        f"tokens/s); the held-out text is {made.held_out_text}"
+    )
+
+
+@click.command(
+    short_help="Turn a checkpoint into a bundle of ONNX graphs.",
+    epilog=example("gpt2edge export openai-community/gpt2 -o bundle"),
+)
+@click.argument("checkpoint")
+@click.option("-o", "--output", type=_PATH, required=True, help="Folder of the new bundle.")
+@click.option(
+    "--random-weights",
+    type=int,
+    metavar="SEED",
+    help="CHECKPOINT is a preset's name; its weights are drawn at random.",
+)
+@force_option
+@json_option
+def export(
+    checkpoint: str, output: Path, random_weights: int | None, force: bool, as_json: bool
+) -> None:
+    """Turn CHECKPOINT (a folder or a Hub id) into a bundle of fp32 graphs.
+
+    The portable graph has standard operators only; the fused one is what the runtime uses. Both
+    are compared with the PyTorch model before anything is written.
+    """
+    from .files import check_free
+    from .model import load_checkpoint, random_checkpoint
+
+    check_free(output, overwrite=force)
+    source = (
+        load_checkpoint(checkpoint)
+        if random_weights is None
+        else random_checkpoint(checkpoint, seed=random_weights)
+    )
+    from .export import export_bundle
+
+    report = export_bundle(source, output, overwrite=force, progress=note_progress)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return
+    fusion = report.fusion
+    click.echo(f"{report.bundle}: {report.parameters:,} parameters")
+    for name, parity in report.parity.items():
+        click.echo(
+            f"  {name:14} {report.sizes[name] / 1e6:9.1f} MB   largest difference from PyTorch "
+            f"{parity.max_abs:.1e} (allowed {parity.tolerance:.1e})"
+        )
+    click.echo(
+        f"  fused {fusion.attention} attentions, {fusion.skip_layer_norm} norms, "
+        f"{fusion.bias_gelu} GELUs: {fusion.nodes_before} nodes -> {fusion.nodes_after}"
+    )
+
+
+@click.command(
+    short_help="Add fp16, int8 or int4 variants to a bundle.",
+    epilog=example("gpt2edge quantize bundle --precision int8 --precision int4"),
+)
+@click.argument("bundle", type=_PATH)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    required=True,
+    metavar="fp16|int8|int4|all",
+    help="May be given several times.",
+)
+@click.option("--block-size", type=int, help="Weights that share a scale (int8, int4).")
+@json_option
+def quantize(
+    bundle: Path, precisions: tuple[str, ...], block_size: int | None, as_json: bool
+) -> None:
+    """Add smaller variants to BUNDLE, each compared with fp32.
+
+    The drift printed here is on random tokens, a first look; `gpt2edge eval` measures it on text.
+    """
+    chosen = _precisions(precisions)
+    from .quantize import quantize as add_variant
+
+    reports = []
+    for precision in chosen:
+        note = _prefixed(str(precision))
+        report = add_variant(Bundle.open(bundle), precision, block_size=block_size, progress=note)
+        reports.append(report)
+        if not as_json:
+            click.echo(
+                f"{report.variant:5} {report.size_bytes / 1e6:8.1f} MB "
+                f"({report.size_bytes / report.ideal_bytes:.2f}x the ideal, "
+                f"{report.size_bytes / report.original_bytes:.2f}x fp32)   "
+                f"{100 * report.quantized_share:.1f}% of weight bytes quantized   "
+                f"mean KL {report.probe.mean_kl_nats:.1e}, "
+                f"top-1 {100 * report.probe.top1_agreement:.1f}%"
+            )
+    if as_json:
+        click.echo(json.dumps([report.to_dict() for report in reports]))
+
+
+def _precisions(names: tuple[str, ...]) -> list[Precision]:
+    if "all" in names:
+        return [Precision.FP16, Precision.INT8, Precision.INT4]
+    chosen = [Precision.parse(name) for name in dict.fromkeys(names)]
+    if Precision.FP32 in chosen:
+        raise ConfigError("fp32 is what a bundle is exported in; choose fp16, int8 or int4")
+    return chosen
+
+
+def _prefixed(prefix: str) -> Callable[[str], None]:
+    return lambda message: note_progress(f"{prefix}: {message}")

@@ -1,0 +1,122 @@
+"""The verb that runs a bundle: generate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cli_make import example, json_option, threads_option
+from .errors import PromptError
+
+if TYPE_CHECKING:
+    from .runtime import Model
+
+
+@click.command(
+    short_help="Continue a prompt.",
+    epilog=example('gpt2edge generate bundle "The meaning of life" --precision int4 --top-k 40'),
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("prompt", required=False)
+@click.option("--prompt-file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
+@click.option("--ids", help="The prompt as token ids, 1,2,3; prints ids. Needs no tokenizer.")
+@click.option("--precision", help="Variant: fp32, fp16, int8, int4, ...; default: fp32.")
+@click.option("-n", "--max-new-tokens", type=int, default=64, show_default=True)
+@click.option("--temperature", type=float, help="0, the default, is greedy; 1 as trained.")
+@click.option("--top-k", type=int)
+@click.option("--top-p", type=float)
+@click.option("--repetition-penalty", type=float)
+@click.option("--seed", type=int, help="Same seed, same text.")
+@click.option("--stop", multiple=True, help="End at this text; may be given several times.")
+@click.option("--on-overflow", type=click.Choice(["error", "stop"]), help="At the context window.")
+@click.option("--provider", default="cpu", show_default=True, help="cpu, cuda, ...")
+@threads_option
+@click.option("--stream/--no-stream", default=True, help="Print text as it comes (default).")
+@json_option
+def generate(
+    bundle: Path,
+    prompt: str | None,
+    prompt_file: Path | None,
+    ids: str | None,
+    precision: str | None,
+    provider: str,
+    threads: int | None,
+    stream: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Continue PROMPT (`-`: standard input) with a variant of BUNDLE; prints what comes after it.
+
+    A temperature of 1 is assumed where --top-k, --top-p or --seed is given without one.
+    """
+    settings = {name: value for name, value in given.items() if value is not None}
+    if settings.keys() & {"top_k", "top_p", "seed"}:
+        settings.setdefault("temperature", 1.0)
+    tokens = None if ids is None else _parse_ids(ids)
+    text = None if ids is not None else _read_prompt(prompt, prompt_file)
+    from .runtime import load
+
+    model = load(bundle, precision, provider=provider, threads=threads)
+    if tokens is not None or as_json:
+        _whole(model, text, tokens, settings, as_json)
+        return
+    for piece in model.stream(text or "", **settings):
+        click.echo(piece, nl=False)
+        if stream:
+            sys.stdout.flush()
+    click.echo()
+
+
+def _whole(
+    model: Model,
+    text: str | None,
+    tokens: list[int] | None,
+    settings: dict[str, Any],
+    as_json: bool,
+) -> None:
+    from .errors import TokenizerError
+
+    if tokens is None:
+        if model.tokenizer is None:
+            raise TokenizerError(f"{model.bundle.path}: has no tokenizer; give --ids")
+        tokens = model.tokenizer.encode(text or "")
+    done = model.generate_ids(tokens, **settings)
+    if as_json:
+        facts = {
+            "variant": model.variant.name,
+            "prompt": text,
+            "prompt_ids": done.prompt_ids,
+            "text": done.text,
+            "ids": done.ids,
+            "finish_reason": str(done.finish_reason),
+        }
+        click.echo(json.dumps(facts))
+    else:
+        click.echo(",".join(map(str, done.ids)))
+
+
+def _parse_ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise PromptError(f"--ids {text!r}: expected whole numbers with commas, as 1,2,3") from None
+
+
+def _read_prompt(prompt: str | None, file: Path | None) -> str:
+    if (prompt is None) == (file is None):
+        raise click.UsageError("give a PROMPT ('-' reads standard input) or --prompt-file")
+    if file is not None:
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as reason:
+            raise PromptError(f"{file}: cannot be read: {reason}") from None
+    if prompt != "-":
+        return prompt or ""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as reason:
+        raise PromptError(f"standard input is not UTF-8: {reason}") from None
