@@ -17,6 +17,7 @@ ATTENTION_MASK = "attention_mask"
 POSITION_IDS = "position_ids"
 NUM_LOGITS_TO_KEEP = "num_logits_to_keep"
 """Optional int64 scalar: logits of the last so many positions; 0, its default, means all.
+Where it is fed, the logits have that length and not `sequence_length`.
 
 It is an initializer that is also a graph input, so a tool that does not know it need not feed it.
 """
@@ -25,8 +26,8 @@ LOGITS = "logits"
 BATCH = "batch_size"
 SEQUENCE = "sequence_length"
 PAST = "past_sequence_length"
-TOTAL = "total_sequence_length"
-LOGITS_LENGTH = "logits_length"
+# Optimum computes the shapes of outputs from these names, so this one is a sum, spelled out.
+TOTAL = "past_sequence_length + sequence_length"
 
 Dim = int | str
 
@@ -68,7 +69,7 @@ class GraphSpec:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return (
-            TensorSpec(LOGITS, "float32", (BATCH, LOGITS_LENGTH, self.vocab_size)),
+            TensorSpec(LOGITS, "float32", (BATCH, SEQUENCE, self.vocab_size)),
             *self._cache(present_names(self.n_layer), TOTAL),
         )
 
