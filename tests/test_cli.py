@@ -1,0 +1,380 @@
+"""The command line as a user runs it: what it prints, where, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import gpt2edge
+from gpt2edge import GPT2Config
+from gpt2edge.cli import main
+from gpt2edge.model import save_checkpoint, train_vocabulary
+from gpt2edge.model.gpt2 import GPT2, initialize
+
+TEXT = "the cat sat on the mat and the dog sat on the log. " * 40
+VERBS = ("train", "export", "quantize", "generate", "eval", "bench", "info")
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process."""
+
+    def command(*arguments: object) -> Ran:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return Ran(int(stopped.value.code or 0), printed.out, printed.err)
+
+    return command
+
+
+def failed(result: Ran, *words: str, code: int = 2) -> None:
+    """One clear line, no traceback, the right exit code."""
+    assert result.code == code
+    lines = result.err.strip().splitlines()
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("gpt2edge: error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli")
+    size = train_vocabulary([TEXT], root / "vocabulary", 300)
+    config = GPT2Config(
+        vocab_size=size, n_positions=64, n_embd=32, n_layer=1, n_head=2, eos_token_id=size - 1
+    )
+    model = initialize(GPT2(config), seed=0)
+    with torch.no_grad():
+        model.wte.weight.mul_(20)
+    save_checkpoint(model, root / "checkpoint", tokenizer_folder=root / "vocabulary")
+    return root / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path) -> Path:
+    made = checkpoint.parent / "bundle"
+    for arguments in (
+        ["export", checkpoint, "-o", made],
+        ["quantize", made, "--precision", "int8", "--precision", "int4"],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        assert not stopped.value.code
+    return made
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+# help ---------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_verb_and_the_exit_codes(run: Run) -> None:
+    result = run("--help")
+    assert result.code == 0
+    assert all(f"  {verb} " in result.out for verb in VERBS)
+    assert "130  interrupted" in result.out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_an_example(run: Run, verb: str) -> None:
+    result = run(verb, "--help")
+    assert result.code == 0
+    assert f"Example:\n    gpt2edge {verb} " in result.out
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from gpt2edge.cli import main\n"
+        "try: main(['generate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'matplotlib'} & sys.modules.keys()\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["frobnicate"], ["info"], ["generate", "x"], ["export", "x"]]
+)
+def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.code == 2
+    assert "Usage: gpt2edge" in result.err
+
+
+def test_python_m_and_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gpt2edge", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"gpt2edge, version {gpt2edge.__version__}"
+
+
+# info ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [("gpt2", "124,439,808"), ("gpt2-medium", "354,823,168"), ("gpt2-large", "774,030,080"),
+     ("gpt2-xl", "1,557,611,200")],
+)  # fmt: skip
+def test_info_of_a_preset(run: Run, name: str, total: str) -> None:
+    result = run("info", name)
+    assert result.code == 0
+    assert result.out.strip().splitlines()[-1].split() == ["parameters", total]
+
+
+def test_info_of_a_checkpoint_and_a_bundle(run: Run, checkpoint: Path, bundle: Path) -> None:
+    model = run("info", checkpoint, "--json")
+    facts = json.loads(model.out)
+    parameters = facts["parameters"]
+    assert parameters.pop("total") == sum(parameters.values())
+    result = run("info", bundle, "--verify")
+    assert result.code == 0
+    for name in ("fp32", "fp32-portable", "int8", "int4"):
+        assert any(line.startswith(f"{name} ") for line in result.out.splitlines())
+    assert "match their checksums" in result.out
+    assert json.loads(run("info", bundle, "--json").out)["manifest"]["variants"].keys() == {
+        "fp32", "fp32-portable", "int8", "int4",
+    }  # fmt: skip
+
+
+def test_info_of_nothing(run: Run, tmp_path: Path) -> None:
+    failed(run("info", "gpt3"), "gpt3", "gpt2-xl")
+    failed(run("info", tmp_path), "config.json")
+    failed(run("info", "gpt2", "--verify"), "checksums")
+
+
+# generate -----------------------------------------------------------------------------------------
+
+
+def test_generate_prints_the_continuation(run: Run, bundle: Path) -> None:
+    wanted = gpt2edge.load(bundle).generate("the cat", max_new_tokens=12)
+    assert run("generate", bundle, "the cat", "-n", 12) == Ran(0, wanted + "\n", "")
+    assert run("generate", bundle, "the cat", "-n", 12, "--no-stream").out == wanted + "\n"
+    facts = json.loads(run("generate", bundle, "the cat", "-n", 12, "--json").out)
+    assert (facts["text"], facts["finish_reason"]) == (wanted, "length")
+    ids = ",".join(map(str, facts["prompt_ids"]))
+    by_ids = run("generate", bundle, "--ids", ids, "-n", 12)
+    assert by_ids.out.strip() == ",".join(map(str, facts["ids"]))
+
+
+def test_generate_reads_files_and_standard_input(run: Run, bundle: Path, tmp_path: Path) -> None:
+    wanted = run("generate", bundle, "the dog", "-n", 5).out
+    (tmp_path / "prompt.txt").write_text("the dog")
+    assert run("generate", bundle, "--prompt-file", tmp_path / "prompt.txt", "-n", 5).out == wanted
+    piped = subprocess.run(
+        [sys.executable, "-m", "gpt2edge", "generate", str(bundle), "-", "-n", "5"],
+        input="the dog", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert piped.stdout == wanted
+
+
+def test_a_seed_repeats_a_text(run: Run, bundle: Path) -> None:
+    first, again, other = (
+        run("generate", bundle, "the", "--seed", seed, "--temperature", 20).out
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["the", "--temperature", "-1"], ["temperature", "-1"]),
+        (["the", "--top-p", "1.5"], ["top_p", "1.5"]),
+        (["the", "-n", "0"], ["max_new_tokens"]),
+        (["the", "-n", "100"], ["context window", "64"]),
+        (["the cat sat on the mat. " * 99], ["context window", "64"]),
+        ([""], ["empty"]),
+        (["--ids", "1,99999"], ["99999", "vocabulary"]),
+        (["--ids", "one"], ["--ids"]),
+        (["the", "--precision", "int5"], ["int5", "fp32"]),
+        (["the", "--precision", "fp16"], ["fp16", "gpt2edge quantize"]),
+        (["the", "--provider", "cuda"], ["cuda", "available: ", "cpu"]),
+        (["the", "--threads", "0"], ["threads"]),
+        (["--prompt-file", "/no/such/file"], ["/no/such/file"]),
+    ],
+)
+def test_bad_requests(run: Run, bundle: Path, arguments: list[str], words: list[str]) -> None:
+    failed(run("generate", bundle, *arguments), *words)
+
+
+def test_damaged_bundles(run: Run, copy: Path) -> None:
+    failed(run("generate", copy.parent / "nothing", "x"), "nothing")
+    graph = copy / "onnx/model.onnx"
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:-1])
+    failed(run("generate", copy, "x"), "model.onnx", "bytes")
+    graph.write_bytes(bytes([whole[0] ^ 0xFF]) + whole[1:])
+    failed(run("generate", copy, "x"), "model.onnx", "cannot load")
+    failed(run("info", copy, "--verify"), "model.onnx", "altered")
+    graph.write_bytes(whole)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
+    failed(run("generate", copy, "x"), "format version 99", "upgrade")
+    (copy / "manifest.json").unlink()
+    failed(run("generate", copy, "x"), "manifest.json")
+
+
+# export and quantize ------------------------------------------------------------------------------
+
+
+def test_export_and_quantize_report(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new bundle ü"
+    made = run("export", checkpoint, "-o", target)
+    assert made.code == 0
+    assert "fused 1 attentions, 3 norms, 1 GELUs" in made.out
+    assert "largest difference from PyTorch" in made.out
+    failed(run("export", checkpoint, "-o", target), "exists already", "--force")
+    small = run("quantize", target, "--precision", "all", "--json")
+    reports = json.loads(small.out)
+    assert [report["variant"] for report in reports] == ["fp16", "int8", "int4"]
+    assert all(report["quantized_share"] >= 0.99 for report in reports)
+
+
+def test_bad_exports(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    failed(run("export", tmp_path / "missing", "-o", tmp_path / "b"), "missing")
+    failed(run("export", "gpt2-small", "--random-weights", 0, "-o", tmp_path / "b"), "gpt2-xl")
+    broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    failed(run("export", broken, "-o", tmp_path / "b"), "model.safetensors")
+    config = json.loads((checkpoint / "config.json").read_text())
+    shutil.copy(checkpoint / "model.safetensors", weights)
+    (broken / "config.json").write_text(json.dumps({**config, "n_embd": 64}))
+    failed(run("export", broken, "-o", tmp_path / "b"), "wte.weight", "32", "64")
+    (broken / "config.json").write_text(json.dumps({**config, "n_head": 5}))
+    failed(run("export", broken, "-o", tmp_path / "b"), "n_embd", "n_head")
+    shutil.copy(checkpoint / "config.json", broken)
+    vocabulary = json.loads((broken / "vocab.json").read_text())
+    (broken / "vocab.json").write_text(json.dumps({**vocabulary, "zzz": 5000}))
+    failed(run("export", broken, "-o", tmp_path / "b"), "vocab.json", "5000")
+    assert not (tmp_path / "b").exists()
+
+
+def test_bad_quantizations(run: Run, copy: Path) -> None:
+    before = (copy / "manifest.json").read_bytes()
+    failed(run("quantize", copy, "--precision", "int5"), "int5", "int4")
+    failed(run("quantize", copy, "--precision", "fp32"), "fp32")
+    failed(run("quantize", copy, "--precision", "int4", "--block-size", 24), "24", "power of two")
+    (copy / "onnx/model.onnx_data").write_bytes(b"short")
+    failed(run("quantize", copy, "--precision", "int4"), "model.onnx_data", "5 bytes")
+    assert (copy / "manifest.json").read_bytes() == before
+
+
+# eval ---------------------------------------------------------------------------------------------
+
+
+def test_the_exit_code_of_an_eval(run: Run, checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    base = ["eval", bundle, "--against", checkpoint, "--text", text, "--window", 32]
+    files = ["--json", tmp_path / "r.json", "--markdown", tmp_path / "r.md"]
+    result = run(*base, *files, "--picture", tmp_path / "r.png")
+    assert result.code == 0
+    assert "int4" in result.out
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["exit_code"] == 0
+    assert report["text"]["tokens"] > 100
+    assert "| int4 |" in (tmp_path / "r.md").read_text()
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    only = ["--variant", "fp32"]
+    assert run(*base, *only, "--max-ppl-increase", "1%", "--min-top1-agreement", "0.99").code == 0
+    strict = run(*base, "--variant", "int4", "--max-mean-kl", "0", "--json", "-")
+    assert strict.code == 1
+    assert json.loads(strict.out)["variants"][0]["verdicts"][0]["passed"] is False
+
+
+def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    base = ["eval", bundle, "--against", checkpoint, "--text", text]
+    failed(run(*base), "text.txt")
+    text.write_text("")
+    failed(run(*base), "tokens")
+    text.write_bytes(b"\xff\xfe")
+    failed(run(*base), "UTF-8")
+    text.write_text(TEXT)
+    failed(run(*base, "--max-ppl-increase", "lots"), "lots", "1%")
+    failed(run(*base, "--variant", "int2"), "int2")
+    failed(run(*base, "--window", 65), "65", "64")
+
+
+# faults -------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_ends_training_cleanly(tmp_path: Path) -> None:
+    target = tmp_path / "checkpoint"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpt2edge", "train", "-o", str(target), "--steps", "100000"],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not any(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "interrupted" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_stops_reading(bundle: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpt2edge", "info", str(bundle)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.wait(timeout=30)
+
+
+def test_a_missing_extra_names_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from gpt2edge.cli import main\n"
+        f"main(['export', 'gpt2', '--random-weights', '0', '-o', {str(tmp_path / 'b')!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'gpt2edge[export]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_tracebacks_can_be_asked_for() -> None:
+    environment = {**os.environ, "GPT2EDGE_TRACEBACK": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "gpt2edge", "info", "gpt3"],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert "Traceback" in done.stderr
