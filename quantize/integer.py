@@ -200,7 +200,7 @@ def _table(
 
 
 def _scales_3d(graph: ir.Graph, table: _Table, result: QuantizedWeights) -> ir.Value:
-    """The scales as GatherBlockQuantized wants them: (V, blocks, 1). MatMulNBits has (V, blocks)."""
+    """The scales as (V, blocks, 1), for GatherBlockQuantized; MatMulNBits has (V, blocks)."""
     name = f"{table.scales.name}_3d"
     if name not in graph.initializers:
         scales = result.tensors[str(table.scales.name)].numpy()
