@@ -1,4 +1,4 @@
-"""Time and peak memory of one `gpt2edge` command: python benchmarks/memory.py quantize bundle ..."""
+"""Time and peak memory of a `gpt2edge` command: python benchmarks/memory.py info bundle"""
 
 from __future__ import annotations
 

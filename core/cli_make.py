@@ -27,9 +27,9 @@ def example(text: str) -> str:
 
 
 def note_progress(message: str) -> None:
-    """Say what is being done, where a person is watching."""
+    """Say what is being done, on one line that the next note replaces; only on a terminal."""
     if sys.stderr.isatty():
-        click.echo(f"... {message}", err=True)
+        click.echo(f"\r\x1b[K... {message}" if message else "\r\x1b[K", nl=False, err=True)
 
 
 @click.command(epilog=example("gpt2edge train --text book.txt -o checkpoint --steps 2000"))
@@ -136,6 +136,7 @@ def export(
     from .model import load_checkpoint, random_checkpoint
 
     check_free(output, overwrite=force)
+    note_progress(f"reading {checkpoint}")
     source = (
         load_checkpoint(checkpoint)
         if random_weights is None
@@ -144,6 +145,7 @@ def export(
     from .export import export_bundle
 
     report = export_bundle(source, output, overwrite=force, progress=note_progress)
+    note_progress("")
     if as_json:
         click.echo(json.dumps(report.to_dict()))
         return
@@ -190,6 +192,7 @@ def quantize(
         note = _prefixed(str(precision))
         report = add_variant(Bundle.open(bundle), precision, block_size=block_size, progress=note)
         reports.append(report)
+        note_progress("")
         if not as_json:
             click.echo(
                 f"{report.variant:5} {report.size_bytes / 1e6:8.1f} MB "
