@@ -200,7 +200,7 @@ class Model:
     ) -> Iterator[str]:
         text = _RowText(self._tokenizer_for(stop), stop)
         steps = generate_steps(
-            self._open_decoder, [ids], self.config, params, limits, lambda _, token: text.add(token)
+            self.open_decoder, [ids], self.config, params, limits, lambda _, token: text.add(token)
         )
         for _ in steps:
             if piece := text.take():
@@ -215,7 +215,7 @@ class Model:
         ids: list[list[int]] = [[] for _ in prompts]
         reasons = [FinishReason.LENGTH for _ in prompts]
         steps = generate_steps(
-            self._open_decoder, prompts, self.config, params, limits,
+            self.open_decoder, prompts, self.config, params, limits,
             lambda row, token: bool(texts) and texts[row].add(token),
         )  # fmt: skip
         for step in steps:
@@ -239,7 +239,8 @@ class Model:
             raise TokenizerError(f"{self.bundle.path}: has no tokenizer; {what}")
         return self.tokenizer
 
-    def _open_decoder(self, batch: int, capacity: int) -> Decoder:
+    def open_decoder(self, batch: int, capacity: int) -> Decoder:
+        """What the loop runs on: a prefill and steps, `batch` rows of at most `capacity` tokens."""
         device = "cuda" if self.providers[0] == PROVIDERS["cuda"] else "cpu"
         return Decoder(
             self._session, self.spec, self.variant, batch=batch, capacity=capacity, device=device
