@@ -18,7 +18,7 @@ from typing import Any
 from ..bundle import Bundle
 from ..errors import ConfigError, EvalError
 
-_WORKER = "gpt2edge.evals.bench_worker"
+_WORKER = ("-m", "gpt2edge.evals.bench_worker")
 MEASURES = ("decode_tokens_per_s", "prefill_tokens_per_s", "first_token_ms", "load_s", "peak_mb")
 _HEADS = ("decode tok/s", "prefill tok/s", "first token ms", "load s", "peak RSS MB")
 
@@ -160,15 +160,15 @@ def measure_rounds(
     return results
 
 
-def run_worker(module: str, job: Mapping[str, Any]) -> dict[str, float]:
-    """Run `python -m module` with the job on standard input; its last line is the result."""
+def run_worker(arguments: Sequence[str], job: Mapping[str, Any]) -> dict[str, float]:
+    """Run Python so, with the job on standard input; the last line it prints is the result."""
     done = subprocess.run(
-        [sys.executable, "-m", module],
+        [sys.executable, *arguments],
         input=json.dumps(job), capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        name = job.get("variant", job.get("name", module))
+        name = job.get("variant", " ".join(arguments))
         raise EvalError(f"{name}: the measuring process failed ({done.returncode}): {last}")
     result: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
