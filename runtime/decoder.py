@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from ..bundle import GraphKind, Variant
+from ..bundle import GraphKind
 from ..errors import RuntimeFailure
 from ..spec import (
     ATTENTION_MASK,
@@ -16,7 +16,8 @@ from ..spec import (
     POSITION_IDS,
     GraphSpec,
 )
-from .kv_cache import GrowingCache, InPlaceCache
+from .kv_cache import Device, new_cache
+from .session import plain_reason
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -33,30 +34,30 @@ class Decoder:
         self,
         session: ort.InferenceSession,
         spec: GraphSpec,
-        variant: Variant,
+        kind: GraphKind,
         *,
         batch: int,
         capacity: int,
-        device: str = "cpu",
+        window: int,
+        device: Device = ("cpu", 0),
     ) -> None:
         self._session = session
         self._binding = session.io_binding()
         self._mask = np.ones((batch, capacity), np.int64)
         self._positions = np.zeros((batch, 1), np.int64)
+        self._last_position = window - 1
         self._length = 0
-        self.logits: Floats = np.empty((batch, 1, spec.vocab_size), np.float32)
-        self._binding.bind_output(
-            LOGITS, "cpu", 0, np.float32, self.logits.shape, self.logits.ctypes.data
-        )
+        self._logits: Floats = np.empty((batch, 0, spec.vocab_size), np.float32)
+        # Bound first, so that it is the first of the binding's outputs: see GrowingCache.
+        self._bind_logits(1)
+        self._keep = None
         if any(
             value.name == NUM_LOGITS_TO_KEEP for value in session.get_overridable_initializers()
         ):
-            one = ort.OrtValue.ortvalue_from_numpy(np.asarray(1, np.int64))
-            self._binding.bind_ortvalue_input(NUM_LOGITS_TO_KEEP, one)
-        self._cache: InPlaceCache | GrowingCache = (
-            InPlaceCache(self._binding, spec, batch, capacity, device)
-            if variant.graph is GraphKind.FUSED
-            else GrowingCache(spec, batch, device)
+            self._keep = ort.OrtValue.ortvalue_from_numpy(np.asarray(1, np.int64))
+            self._binding.bind_ortvalue_input(NUM_LOGITS_TO_KEEP, self._keep)
+        self._cache = new_cache(
+            kind, self._binding, spec, batch=batch, capacity=capacity, device=device
         )
 
     def prefill(self, ids: Ints, mask: Ints) -> Floats:
@@ -69,8 +70,16 @@ class Decoder:
 
     def step(self, tokens: Ints) -> Floats:
         """Logits (B, V) after one more token a row: tokens is (B,)."""
-        self._positions += 1
+        # A row that has filled the window while others go on is finished: its position stays.
+        self._positions = np.minimum(self._positions + 1, self._last_position)
         return self._run(tokens[:, None], self._positions)
+
+    def _bind_logits(self, length: int) -> None:
+        if self._logits.shape[1] != length:
+            batch, _, vocab_size = self._logits.shape
+            self._logits = np.empty((batch, length, vocab_size), np.float32)
+            address = self._logits.ctypes.data
+            self._binding.bind_output(LOGITS, "cpu", 0, np.float32, self._logits.shape, address)
 
     def _run(self, ids: Ints, positions: Ints) -> Floats:
         self._length += ids.shape[1]
@@ -82,13 +91,15 @@ class Decoder:
         )
         for name, array in feeds:
             self._binding.bind_cpu_input(name, array)
+        # A graph without the setting returns the logits of every new position.
+        self._bind_logits(1 if self._keep else ids.shape[1])
         self._cache.before_step(self._binding)
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as reason:  # onnxruntime has no base class for its errors
-            text = " ".join(str(reason).split())
             raise RuntimeFailure(
-                f"{self._session.get_providers()[0]} failed at length {self._length}: {text}"
+                f"{self._session.get_providers()[0]} failed at length {self._length}: "
+                f"{plain_reason(reason)}"
             ) from None
         self._cache.after_step(self._binding)
-        return self.logits[:, 0]
+        return self._logits[:, -1]

@@ -34,12 +34,13 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """One finished row. `ids` are the new tokens, without an end-of-text token."""
+    """One finished row."""
 
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
+    """The new tokens, without an end-of-text token, with those of a stop string."""
     text: str | None
-    """None where the bundle has no tokenizer."""
+    """What they say, up to a stop string; None where the bundle has no tokenizer."""
     finish_reason: FinishReason
 
 
@@ -116,10 +117,23 @@ def generate_steps(
     """Generate for all prompts together; yields a Step for every token of every unfinished row.
 
     open_decoder(batch, capacity) gives the model. is_stopped(row, token) is told every token and
-    ends the row by returning True.
+    ends the row by returning True. The request is checked at once, PromptError or ContextOverflow;
+    nothing is computed or allocated before the first step is asked for, and closing the iterator
+    frees everything.
     """
     check_prompts(prompts, config)
     allowed = [new_token_limit(len(ids), config, limits) for ids in prompts]
+    return _steps(open_decoder, prompts, allowed, config.eos_token_id, params, is_stopped)
+
+
+def _steps(
+    open_decoder: Callable[[int, int], Decoder],
+    prompts: Sequence[Sequence[int]],
+    allowed: Sequence[tuple[int, FinishReason]],
+    eos_id: int | None,
+    params: SamplingParams,
+    is_stopped: Callable[[int, int], bool],
+) -> Iterator[Step]:
     longest = max(map(len, prompts))
     batch = len(prompts)
     most = max(count for count, _ in allowed)
@@ -129,11 +143,11 @@ def generate_steps(
     history = np.zeros((batch, longest + most), np.int64)
     history[:, :longest] = ids
     pickers = [params.picker() for _ in prompts]
-    running = dict.fromkeys(range(batch))
+    running = list(range(batch))
     tokens = np.zeros(batch, np.int64)
     logits = decoder.prefill(ids, mask)
     for made in range(1, most + 1):
-        for row in list(running):
+        for row in tuple(running):
             start = longest - len(prompts[row])
             try:
                 token = pickers[row](logits[row], history[row, start : longest + made - 1])
@@ -141,14 +155,14 @@ def generate_steps(
                 raise RuntimeFailure(f"{reason} (new token {made} of row {row})") from None
             tokens[row] = history[row, longest + made - 1] = token
             finish = None
-            if token == config.eos_token_id:
+            if token == eos_id:
                 finish = FinishReason.EOS
             elif is_stopped(row, token):
                 finish = FinishReason.STOP
             elif made == allowed[row][0]:
                 finish = allowed[row][1]
             if finish:
-                del running[row]
+                running.remove(row)
             yield Step(row, token, finish)
         if not running:
             return

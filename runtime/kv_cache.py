@@ -5,7 +5,34 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 
+from ..bundle import GraphKind
+from ..errors import RuntimeFailure
 from ..spec import GraphSpec, past_names, present_names
+
+Device = tuple[str, int]
+"""OrtValue's name of a device's type, and its number."""
+
+
+def new_cache(
+    kind: GraphKind,
+    binding: ort.IOBinding,
+    spec: GraphSpec,
+    *,
+    batch: int,
+    capacity: int,
+    device: Device,
+) -> InPlaceCache | GrowingCache:
+    """The cache that suits the graph; RuntimeFailure when memory does not suffice."""
+    if kind is GraphKind.PORTABLE:
+        return GrowingCache(spec, batch, device)
+    try:
+        return InPlaceCache(binding, spec, batch, capacity, device)
+    except (MemoryError, RuntimeError):
+        size = spec.cache_bytes(batch, capacity)
+        raise RuntimeFailure(
+            f"no memory for a KV cache of {size:,} bytes ({batch} rows of {capacity} tokens) on "
+            f"{device[0]}; ask for fewer rows or fewer new tokens"
+        ) from None
 
 
 class InPlaceCache:
@@ -15,7 +42,7 @@ class InPlaceCache:
     """
 
     def __init__(
-        self, binding: ort.IOBinding, spec: GraphSpec, batch: int, capacity: int, device: str
+        self, binding: ort.IOBinding, spec: GraphSpec, batch: int, capacity: int, device: Device
     ) -> None:
         shape = (batch, spec.n_head, capacity, spec.head_dim)
         dtype = np.dtype(spec.kv_dtype)
@@ -23,7 +50,7 @@ class InPlaceCache:
         for past, present in zip(
             past_names(spec.n_layer), present_names(spec.n_layer), strict=True
         ):
-            buffer = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device, 0)
+            buffer = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), *device)
             binding.bind_ortvalue_input(past, buffer)
             binding.bind_ortvalue_output(present, buffer)
             self.buffers.append(buffer)
@@ -41,18 +68,18 @@ class GrowingCache:
     For portable graphs, which make a new, longer tensor at every step.
     """
 
-    def __init__(self, spec: GraphSpec, batch: int, device: str) -> None:
+    def __init__(self, spec: GraphSpec, batch: int, device: Device) -> None:
         self.device = device
         self.names = past_names(spec.n_layer)
         self.present = present_names(spec.n_layer)
         empty = np.zeros((batch, spec.n_head, 0, spec.head_dim), spec.kv_dtype)
-        self.values = [ort.OrtValue.ortvalue_from_numpy(empty, device, 0) for _ in self.names]
+        self.values = [ort.OrtValue.ortvalue_from_numpy(empty, *device) for _ in self.names]
 
     def before_step(self, binding: ort.IOBinding) -> None:
         for name, value in zip(self.names, self.values, strict=True):
             binding.bind_ortvalue_input(name, value)
         for name in self.present:
-            binding.bind_output(name, self.device)
+            binding.bind_output(name, *self.device)
 
     def after_step(self, binding: ort.IOBinding) -> None:
         # In the order they were bound; logits were bound first, once.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,29 +12,22 @@ import onnxruntime as ort
 
 from ..bundle import Bundle, Variant
 from ..config import GPT2Config
-from ..errors import ConfigError, PromptError, RuntimeFailure, TokenizerError
+from ..errors import (
+    BundleIncomplete,
+    ContextOverflow,
+    PromptError,
+    RuntimeFailure,
+    TokenizerError,
+)
 from ..spec import ATTENTION_MASK, INPUT_IDS, LOGITS, POSITION_IDS, GraphSpec
 from .decoder import Decoder
-from .generate import FinishReason, Generation, Limits, generate_steps
-from .sampling import SamplingParams
-from .session import PROVIDERS, open_session
-from .stop_text import TextAssembler
-from .tokenizer import Tokenizer, has_tokenizer
+from .generate import FinishReason, Generation, Step, generate_steps
+from .session import device_of, open_session, plain_reason
+from .settings import Settings, split_settings
+from .stop_text import RowText
+from .tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
 
 Prompt = Sequence[int]
-
-
-class Settings(TypedDict, total=False):
-    """What generate(), stream() and generate_ids() take by name."""
-
-    max_new_tokens: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    repetition_penalty: float
-    seed: int | None
-    stop: str | Sequence[str]
-    on_overflow: str
 
 
 def load(
@@ -53,7 +45,9 @@ def load(
         precision: "fp32", "fp16", "int8", "int4", or another variant's name; None: fp32 if there
             is one, else the first.
         provider: "cpu", "cuda", ... or ONNX Runtime's own name of an execution provider.
-        threads: CPU threads; None leaves ONNX Runtime's choice.
+        threads: CPU threads; None is one a core. Where other work keeps a core busy, fewer are
+            faster: threads wait for each other at every operator.
+        provider_options: ONNX Runtime's, as {"device_id": "1"} for CUDA.
         verify: compare every file's sha256 with the manifest first.
 
     Raises BundleError when the bundle cannot be used, ProviderUnavailable, TokenizerError.
@@ -65,16 +59,26 @@ def load(
     if verify:
         opened.verify()
     variant = opened.variant(precision)
-    tokenizer = Tokenizer.from_folder(opened.path) if has_tokenizer(opened.path) else None
-    if tokenizer is not None and tokenizer.vocab_size > opened.config.vocab_size:
-        raise TokenizerError(
-            f"{opened.path}: the tokenizer has {tokenizer.vocab_size} ids, the model "
-            f"{opened.config.vocab_size}; they do not belong together"
-        )
+    tokenizer = _open_tokenizer(opened)
     session = open_session(
         opened, variant, provider=provider, threads=threads, provider_options=provider_options
     )
     return Model(opened, variant, session, tokenizer)
+
+
+def _open_tokenizer(bundle: Bundle) -> Tokenizer | None:
+    for name in TOKENIZER_FILES:
+        if name in bundle.manifest.files and not bundle.file(name).is_file():
+            raise BundleIncomplete(f"{bundle.path / name}: missing; the manifest lists it")
+    if not has_tokenizer(bundle.path):
+        return None
+    tokenizer = Tokenizer.from_folder(bundle.path)
+    if tokenizer.vocab_size > bundle.config.vocab_size:
+        raise TokenizerError(
+            f"{bundle.path}: the tokenizer has {tokenizer.vocab_size} ids, the model "
+            f"{bundle.config.vocab_size}; they do not belong together"
+        )
+    return tokenizer
 
 
 class Model:
@@ -91,6 +95,7 @@ class Model:
         self.variant = variant
         self.tokenizer = tokenizer
         self._session = session
+        self._device = device_of(session)
 
     @property
     def config(self) -> GPT2Config:
@@ -119,11 +124,13 @@ class Model:
         Args:
             max_new_tokens: how many tokens at most, 64 unless told.
             temperature, top_k, top_p, repetition_penalty, seed: see `SamplingParams`.
+                With a seed, every text is drawn as if it were alone.
             stop: a text, or several, at which to end; it is not part of the result.
             on_overflow: "error" refuses a request that exceeds the context window, "stop" ends
-                when the window is full.
+                when the window is full. A prompt longer than the window is always refused.
 
-        Raises PromptError (ContextOverflow among them), ConfigError, RuntimeFailure.
+        Raises PromptError (ContextOverflow among them), ConfigError, RuntimeFailure, and
+        TokenizerError where the bundle has no tokenizer.
         """
         if isinstance(prompts, str):
             return "".join(self.stream(prompts, **settings))
@@ -133,11 +140,16 @@ class Model:
     def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
         """The same text as `generate`, in pieces as it is made; a piece ends between characters.
 
+        A request that cannot be served is refused here, before the first piece is asked for.
         Closing the iterator ends the generation and frees its cache.
         """
         ids = self._encode(prompt)
-        params, limits, stop = _split_settings(settings)
-        return self._stream(ids, params, limits, stop)
+        params, limits, stop = split_settings(settings)
+        text = RowText(self._tokenizer(), stop)
+        steps = generate_steps(
+            self.open_decoder, [ids], self.config, params, limits, lambda _, token: text.add(token)
+        )
+        return _pieces(steps, text)
 
     @overload
     def generate_ids(self, prompts: Sequence[int], **settings: Unpack[Settings]) -> Generation: ...
@@ -159,19 +171,21 @@ class Model:
     ) -> npt.NDArray[np.float32]:
         """Logits of every position: ids (B, S) int64 -> (B, S, V) float32.
 
-        attention_mask (B, S): 0 where a row is padded; its logits there mean nothing.
+        attention_mask (B, S): 0 where a row is padded, left or right; its logits there mean
+        nothing. No KV cache is kept. Raises PromptError or RuntimeFailure.
         """
-        tokens = np.ascontiguousarray(ids, dtype=np.int64)
+        tokens = _integers("ids", ids)
         if tokens.ndim != 2 or not tokens.size:
             raise PromptError(f"ids must be (batch, length) and not empty, but are {tokens.shape}")
         if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
             raise PromptError(f"token ids must lie in 0 to {self.config.vocab_size - 1}")
         if tokens.shape[1] > self.config.n_positions:
-            raise PromptError(
+            raise ContextOverflow(
                 f"{tokens.shape[1]} tokens exceed the context window of {self.config.n_positions}"
             )
-        mask = np.ones_like(tokens) if attention_mask is None else np.asarray(attention_mask)
-        mask = np.ascontiguousarray(mask, dtype=np.int64)
+        mask = np.ones_like(tokens)
+        if attention_mask is not None:
+            mask = _integers("attention_mask", attention_mask)
         if mask.shape != tokens.shape:
             raise PromptError(f"attention_mask is {mask.shape}, ids are {tokens.shape}")
         feeds: dict[str, npt.NDArray[np.generic]] = {
@@ -186,32 +200,28 @@ class Model:
         try:
             result: npt.NDArray[np.float32] = self._session.run([LOGITS], feeds)[0]
         except Exception as reason:  # onnxruntime has no base class for its errors
-            text = " ".join(str(reason).split())
-            raise RuntimeFailure(f"{self.providers[0]} failed: {text}") from None
+            raise RuntimeFailure(f"{self.providers[0]} failed: {plain_reason(reason)}") from None
         return result
+
+    def open_decoder(self, batch: int, capacity: int) -> Decoder:
+        """The bare model with a KV cache for `batch` rows of at most `capacity` tokens.
+
+        For loops of one's own: `prefill(ids, mask)`, then `step(tokens)`, each the last logits.
+        """
+        return Decoder(
+            self._session, self.spec, self.variant.graph,
+            batch=batch, capacity=capacity, window=self.config.n_positions, device=self._device,
+        )  # fmt: skip
 
     def _encode(self, prompt: str) -> list[int]:
         if not isinstance(prompt, str):
             raise PromptError(f"a prompt must be a text, but is {type(prompt).__name__}")
-        return self._tokenizer_for(()).encode(prompt)
-
-    def _stream(
-        self, ids: Prompt, params: SamplingParams, limits: Limits, stop: tuple[str, ...]
-    ) -> Iterator[str]:
-        text = _RowText(self._tokenizer_for(stop), stop)
-        steps = generate_steps(
-            self.open_decoder, [ids], self.config, params, limits, lambda _, token: text.add(token)
-        )
-        for _ in steps:
-            if piece := text.take():
-                yield piece
-        if piece := text.finish():
-            yield piece
+        return self._tokenizer().encode(prompt)
 
     def _generate(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> list[Generation]:
-        params, limits, stop = _split_settings(settings)
-        tokenizer = self._tokenizer_for(stop) if self.tokenizer or stop else None
-        texts = [_RowText(tokenizer, stop) for _ in prompts] if tokenizer else []
+        params, limits, stop = split_settings(settings)
+        tokenizer = self._tokenizer() if stop else self.tokenizer
+        texts = [RowText(tokenizer, stop) for _ in prompts] if tokenizer else []
         ids: list[list[int]] = [[] for _ in prompts]
         reasons = [FinishReason.LENGTH for _ in prompts]
         steps = generate_steps(
@@ -233,56 +243,28 @@ class Model:
             for row, (prompt, made) in enumerate(zip(prompts, ids, strict=True))
         ]
 
-    def _tokenizer_for(self, stop: tuple[str, ...]) -> Tokenizer:
+    def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
-            what = "stop strings need one" if stop else "generate_ids() works on token ids"
-            raise TokenizerError(f"{self.bundle.path}: has no tokenizer; {what}")
+            raise TokenizerError(
+                f"{self.bundle.path}: has no tokenizer, so texts and stop strings cannot be used; "
+                "generate_ids() works on token ids"
+            )
         return self.tokenizer
 
-    def open_decoder(self, batch: int, capacity: int) -> Decoder:
-        """What the loop runs on: a prefill and steps, `batch` rows of at most `capacity` tokens."""
-        device = "cuda" if self.providers[0] == PROVIDERS["cuda"] else "cpu"
-        return Decoder(
-            self._session, self.spec, self.variant, batch=batch, capacity=capacity, device=device
-        )
+
+def _pieces(steps: Iterator[Step], text: RowText) -> Iterator[str]:
+    for _ in steps:
+        if piece := text.take():
+            yield piece
+    if piece := text.finish():
+        yield piece
 
 
-class _RowText:
-    """The text of one row, collected token by token."""
-
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
-        self._tokenizer = tokenizer
-        self._assembler = TextAssembler(stop)
-        self._pieces: list[str] = []
-
-    def add(self, token: int) -> bool:
-        """True when a stop string is complete."""
-        self._pieces.append(self._assembler.add(self._tokenizer.token_bytes(token)))
-        return self._assembler.stopped
-
-    def take(self) -> str:
-        """The text since it was last taken."""
-        text = "".join(self._pieces)
-        self._pieces.clear()
-        return text
-
-    def finish(self) -> str:
-        return self._assembler.finish()
-
-
-_SAMPLING = frozenset(field.name for field in dataclasses.fields(SamplingParams))
-_LIMITS = frozenset(field.name for field in dataclasses.fields(Limits))
-
-
-def _split_settings(settings: Mapping[str, Any]) -> tuple[SamplingParams, Limits, tuple[str, ...]]:
-    """What generate() was called with, as checked settings; unknown names are refused."""
-    known = _SAMPLING | _LIMITS | {"stop"}
-    if unknown := sorted(settings.keys() - known):
-        raise ConfigError(f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    stop = settings.get("stop", ())
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if not all(isinstance(text, str) and text for text in stops):
-        raise ConfigError(f"stop must be a text or several, none of them empty, but is {stop!r}")
-    params = SamplingParams(**{k: v for k, v in settings.items() if k in _SAMPLING})
-    limits = Limits(**{k: v for k, v in settings.items() if k in _LIMITS})
-    return params, limits, stops
+def _integers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise PromptError(f"{name} must be one array: pad shorter rows and mask them") from None
+    if array.size and array.dtype.kind not in "iu":
+        raise PromptError(f"{name} must be whole numbers, but are {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.int64)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
+from .tokenizer import Tokenizer
+
 
 class TextAssembler:
     """Token bytes in, text out. What may be the beginning of a stop string is held back."""
@@ -44,3 +46,26 @@ class TextAssembler:
                     longest = size
                     break
         return longest
+
+
+class RowText:
+    """The text of one row, collected token by token."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+        self._tokenizer = tokenizer
+        self._assembler = TextAssembler(stop)
+        self._pieces: list[str] = []
+
+    def add(self, token: int) -> bool:
+        """True when a stop string is complete."""
+        self._pieces.append(self._assembler.add(self._tokenizer.token_bytes(token)))
+        return self._assembler.stopped
+
+    def take(self) -> str:
+        """The text since it was last taken."""
+        text = "".join(self._pieces)
+        self._pieces.clear()
+        return text
+
+    def finish(self) -> str:
+        return self._assembler.finish()

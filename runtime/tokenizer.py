@@ -18,7 +18,9 @@ from ..files import read_json
 
 # GPT-2's way of cutting text into words before merging, possessive as tiktoken's own.
 _PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
+"""The names under which a bundle holds them."""
+_PAIRS = (TOKENIZER_FILES, ("encoder.json", "vocab.bpe"))
 _MAX_BYTES = 64_000_000
 
 
@@ -37,7 +39,8 @@ class Tokenizer:
         """Read vocab.json + merges.txt, or encoder.json + vocab.bpe.
 
         Ids may lie anywhere, but a merge that comes first must have the lower id, as it does in
-        every vocabulary that byte-level BPE training wrote: tiktoken ranks merges by id.
+        every vocabulary that byte-level BPE training wrote: tiktoken ranks merges by id. A token
+        that no merge makes must look like <this> or [this]; it is decoded and never encoded.
         Raises TokenizerError naming the file and what is wrong with it.
         """
         files = _files(folder)
@@ -48,11 +51,8 @@ class Tokenizer:
             )
         vocabulary, merges = files
         ids = _read_ids(vocabulary)
-        ranks, specials = _ranks(ids, vocabulary), {}
-        if END_OF_TEXT in ids:
-            ranks.pop(END_OF_TEXT.encode(), None)
-            specials[END_OF_TEXT] = ids[END_OF_TEXT]
-        _check_merges(merges, ids)
+        merged = _read_merges(merges, ids)
+        ranks, specials = _split(ids, merged, vocabulary)
         try:
             encoding = tiktoken.Encoding(
                 str(folder), pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=specials
@@ -69,8 +69,8 @@ class Tokenizer:
         except Exception as reason:  # whatever its HTTP client raises
             raise TokenizerError(
                 f"tiktoken could not download the gpt2 vocabulary ({type(reason).__name__}); put "
-                "vocab.json and merges.txt into the bundle, or set TIKTOKEN_CACHE_DIR"
-            ) from reason
+                "vocab.json and merges.txt (or encoder.json and vocab.bpe) beside the model"
+            ) from None
         return cls(encoding, encoding.eot_token)
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
@@ -87,18 +87,26 @@ class Tokenizer:
                 f"{reason.start}: it is no text that UTF-8 can hold"
             ) from None
         allowed: set[str] = {END_OF_TEXT} if allow_special and self.eos_id is not None else set()
-        return self.encoding.encode(text, allowed_special=allowed, disallowed_special=())
+        try:
+            return self.encoding.encode(text, allowed_special=allowed, disallowed_special=())
+        except ValueError:  # its regex engine gives up on a million spaces before a word
+            raise PromptError("the text has too long a run of white space in it") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         return b"".join(self.token_bytes(id) for id in ids).decode("utf-8", "replace")
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes of one token; not always whole characters."""
+        """The bytes of one token, not always whole characters; none for an id without a token.
+
+        A model may have more rows than its vocabulary has tokens, and may come to choose one.
+        """
         try:
             return self.encoding.decode_single_token_bytes(id)
         except KeyError:
-            return b""  # a row that a padded vocabulary has and no token uses
+            return b""
+        except OverflowError:
+            raise PromptError(f"token id {id} is no id of any vocabulary") from None
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -121,39 +129,56 @@ def _read_ids(path: Path) -> dict[str, int]:
     return ids
 
 
-def _ranks(ids: dict[str, int], path: Path) -> dict[bytes, int]:
-    """Token bytes -> id, from the printable spelling of bytes that GPT-2's files use."""
-    spelled = _byte_spelling()
-    ranks = {}
-    for token, id in ids.items():
-        try:
-            ranks[bytes(spelled[char] for char in token)] = id
-        except KeyError:
-            if token != END_OF_TEXT:
-                raise TokenizerError(f"{path}: token {token!r} is no spelling of bytes") from None
-    if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
-        raise TokenizerError(f"{path}: no token for the byte 0x{missing[0]:02x}")
-    return ranks
-
-
-def _check_merges(path: Path, ids: dict[str, int]) -> None:
-    """Every merge must make a token, and later merges must make higher ids."""
+def _read_merges(path: Path, ids: dict[str, int]) -> set[str]:
+    """The tokens that merges make: each of the vocabulary, later ones with higher ids."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as reason:
+        raise TokenizerError(f"{path}: cannot be read: {reason}") from None
+    made: set[str] = set()
     last = -1
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip() or (number == 1 and line.startswith("#version")):
+    for number, line in enumerate(lines, 1):
+        if not line or (number == 1 and line.startswith("#version")):
             continue
-        first, _, second = line.rstrip("\r").partition(" ")
+        first, _, second = line.partition(" ")
         id = ids.get(first + second)
         if not second or id is None:
             raise TokenizerError(f"{path}:{number}: {line!r} makes no token of the vocabulary")
         if id < last:
             raise TokenizerError(f"{path}:{number}: {line!r} is out of the order of its ids")
         last = id
+        made.add(first + second)
+    return made
 
 
-def _byte_spelling() -> dict[str, int]:
-    """Printable character -> byte: printable Latin-1 stands for itself, the rest from U+0100 on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    spelled = {chr(byte): byte for byte in plain}
-    others = (byte for byte in range(256) if byte not in set(plain))
-    return spelled | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+def _split(
+    ids: dict[str, int], merged: set[str], path: Path
+) -> tuple[dict[bytes, int], dict[str, int]]:
+    """What merging makes, as bytes -> id, and the special tokens, as text -> id."""
+    spelling = _byte_spelling()
+    ranks: dict[bytes, int] = {}
+    specials: dict[str, int] = {}
+    for token, id in ids.items():
+        if token != END_OF_TEXT and (token in merged or len(token) == 1):
+            try:
+                ranks[token.translate(spelling).encode("latin-1")] = id
+            except UnicodeEncodeError:
+                raise TokenizerError(f"{path}: token {token!r} is no spelling of bytes") from None
+        elif token[:1] + token[-1:] in ("<>", "[]"):
+            specials[token] = id
+        else:
+            raise TokenizerError(f"{path}: no merge makes the token {token!r}")
+    if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
+        raise TokenizerError(f"{path}: no token for the byte 0x{missing[0]:02x}")
+    return ranks, specials
+
+
+def _byte_spelling() -> dict[int, str]:
+    """A table for str.translate: printable spelling -> the Latin-1 character of the byte.
+
+    Printable Latin-1 stands for itself; the other bytes are spelled from U+0100 on, in order. A
+    Latin-1 character that spells no byte becomes one that Latin-1 cannot encode.
+    """
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in plain]
+    return dict.fromkeys(others, "\uffff") | {0x100 + n: chr(byte) for n, byte in enumerate(others)}
