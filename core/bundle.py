@@ -9,66 +9,48 @@
       onnx/model_int8.onnx       + model_int8.onnx_data        int8
       onnx/model_q4.onnx         + model_q4.onnx_data          int4
 
-`manifest.json` is one JSON object:
-
-    format           "gpt2edge-bundle"
-    format_version   1; a reader refuses a higher one
-    made_by          {tool: version}
-    source           {"checkpoint": text, "parameters": count}
-    files            {path: {"bytes": n, "sha256": hex}}     every file but the manifest
-    variants         {name: {precision, graph, model, files, opset, kv_dtype, made_by,
-                             quantization, fusion, parity}}
+What the manifest holds is said in manifest.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from .config import GPT2Config
-from .errors import (
-    BundleCorrupt,
-    BundleIncomplete,
-    BundleVersion,
-    ConfigError,
+from .errors import BundleCorrupt, BundleIncomplete, ConfigError, StorageError
+from .files import (
+    inside,
+    link_or_copy,
+    quoted,
+    replacing_folder,
+    sha256_of,
+    staged_folder,
+    write_json,
 )
-from .files import inside, link_or_copy, read_json, sha256_of, staged_folder, write_json
+from .manifest import FileRecord, GraphKind, Manifest, Precision, Variant
 from .spec import GraphSpec
 
-FORMAT = "gpt2edge-bundle"
-FORMAT_VERSION = 1
+__all__ = [
+    "GRAPH_FILES",
+    "MANIFEST",
+    "Bundle",
+    "BundleDraft",
+    "FileRecord",
+    "GraphKind",
+    "Manifest",
+    "Precision",
+    "Variant",
+    "changed_bundle",
+    "new_bundle",
+]
+
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
-
-
-class Precision(StrEnum):
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-    INT4 = "int4"
-
-    @classmethod
-    def parse(cls, text: str) -> Precision:
-        try:
-            return cls(text)
-        except ValueError:
-            raise ConfigError(
-                f"unknown precision {text!r}; the precisions are {', '.join(cls)}"
-            ) from None
-
-
-class GraphKind(StrEnum):
-    PORTABLE = "portable"
-    """Standard ONNX ops only; past and present are two tensors."""
-    FUSED = "fused"
-    """GroupQueryAttention: past and present may be one buffer, written in place."""
-
-
 # The Hub's names for such files.
 GRAPH_FILES: Mapping[str, str] = {
     "fp32": "onnx/model.onnx",
@@ -77,120 +59,6 @@ GRAPH_FILES: Mapping[str, str] = {
     "int8": "onnx/model_int8.onnx",
     "int4": "onnx/model_q4.onnx",
 }
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path) -> FileRecord:
-        return cls(path.stat().st_size, sha256_of(path))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One graph of the bundle, as the manifest describes it."""
-
-    name: str
-    precision: Precision
-    graph: GraphKind
-    model: str
-    """Path of the .onnx file inside the bundle."""
-    files: tuple[str, ...]
-    """Every file that this variant needs, `model` among them."""
-    opset: Mapping[str, int]
-    kv_dtype: str = "float32"
-    made_by: Mapping[str, str] = field(default_factory=dict)
-    quantization: Mapping[str, Any] = field(default_factory=dict)
-    fusion: Mapping[str, Any] = field(default_factory=dict)
-    parity: Mapping[str, Any] = field(default_factory=dict)
-    """Measured when the variant was made; the keys say against what."""
-
-    @classmethod
-    def from_dict(cls, name: str, data: Any, where: Path) -> Variant:
-        known = {f.name for f in dataclasses.fields(cls)} - {"name"}
-        _check_keys(f"{where}: variant {name!r}", data, known)
-        try:
-            variant = cls(
-                **{
-                    **data,
-                    "name": name,
-                    "precision": Precision(data["precision"]),
-                    "graph": GraphKind(data["graph"]),
-                    "files": tuple(data["files"]),
-                }
-            )
-        except (KeyError, TypeError, ValueError) as reason:
-            raise BundleCorrupt(f"{where}: variant {name!r}: {reason!r}") from None
-        if variant.kv_dtype not in ("float32", "float16"):
-            raise BundleCorrupt(f"{where}: variant {name!r}: kv_dtype {variant.kv_dtype!r}")
-        if not all(isinstance(f, str) for f in variant.files) or variant.model not in variant.files:
-            raise BundleCorrupt(f"{where}: variant {name!r}: its files lack its model")
-        return variant
-
-    def to_dict(self) -> dict[str, Any]:
-        data = dataclasses.asdict(self)
-        del data["name"]
-        return {**data, "precision": str(self.precision), "graph": str(self.graph)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    made_by: Mapping[str, str]
-    source: Mapping[str, Any]
-    files: Mapping[str, FileRecord]
-    variants: Mapping[str, Variant]
-
-    @classmethod
-    def read(cls, path: Path) -> Manifest:
-        if not path.exists():
-            raise BundleIncomplete(
-                f"{path}: no such file; is {path.parent} a bundle? (`gpt2edge export` makes one)"
-            )
-        data = read_json(path, BundleCorrupt)
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise BundleCorrupt(f"{path}: not a {FORMAT} manifest")
-        version = data.get("format_version")
-        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-            raise BundleCorrupt(f"{path}: format_version is {version!r}")
-        if version > FORMAT_VERSION:
-            raise BundleVersion(
-                f"{path}: format version {version}, but this gpt2edge reads up to "
-                f"{FORMAT_VERSION}; upgrade gpt2edge (pip install -U gpt2edge)"
-            )
-        fields = {"made_by", "source", "files", "variants"}
-        _check_keys(str(path), data, fields | {"format", "format_version"})
-        for name in sorted(fields):
-            if not isinstance(data.get(name), dict):
-                raise BundleCorrupt(f"{path}: {name} is missing or no object")
-        files = {}
-        for name, record in data["files"].items():
-            _check_keys(f"{path}: file {name!r}", record, {"bytes", "sha256"})
-            size, digest = record.get("bytes"), record.get("sha256")
-            if isinstance(size, bool) or not isinstance(size, int) or not isinstance(digest, str):
-                raise BundleCorrupt(f"{path}: file {name!r}: bytes or sha256 is missing")
-            inside(path.parent, name)
-            files[name] = FileRecord(size, digest)
-        variants = {k: Variant.from_dict(k, v, path) for k, v in data["variants"].items()}
-        for variant in variants.values():
-            if missing := [f for f in variant.files if f not in files]:
-                raise BundleCorrupt(
-                    f"{path}: variant {variant.name!r} needs {missing[0]!r}, "
-                    "which the manifest's files do not list"
-                )
-        return cls(made_by=data["made_by"], source=data["source"], files=files, variants=variants)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "made_by": dict(self.made_by),
-            "source": dict(self.source),
-            "files": {k: dataclasses.asdict(v) for k, v in self.files.items()},
-            "variants": {k: v.to_dict() for k, v in self.variants.items()},
-        }
 
 
 @dataclass(frozen=True)
@@ -208,7 +76,11 @@ class Bundle:
         Raises BundleIncomplete, BundleCorrupt, BundleVersion or UnsafePath.
         """
         path = Path(path)
-        if not path.is_dir():
+        try:
+            found = path.is_dir()
+        except OSError:  # a name that is too long, a folder that may not be entered
+            found = False
+        if not found:
             raise BundleIncomplete(f"{path}: no such folder; `gpt2edge export` makes a bundle")
         manifest = Manifest.read(path / MANIFEST)
         if CONFIG not in manifest.files:
@@ -233,7 +105,7 @@ class Bundle:
             name = "fp32" if "fp32" in variants else next(iter(variants), "fp32")
         if name not in variants:
             raise BundleIncomplete(
-                f"{self.path}: no variant {name!r}; it holds {', '.join(variants) or 'none'}"
+                f"{self.path}: no variant {quoted(name)}; it holds {', '.join(variants) or 'none'}"
                 + (
                     f" (`gpt2edge quantize {self.path} --precision {name}` adds it)"
                     if name in set(Precision)
@@ -260,7 +132,12 @@ class Bundle:
         """Compare the size and sha256 of every file with the manifest."""
         for name, record in self.manifest.files.items():
             _check_file(self.path, name, record)
-            digest = sha256_of(self.path / name)
+            try:
+                digest = sha256_of(self.path / name)
+            except OSError as reason:
+                raise BundleCorrupt(
+                    f"{self.path / name}: cannot be read: {reason.strerror}"
+                ) from None
             if digest != record.sha256:
                 raise BundleCorrupt(
                     f"{self.path / name}: was altered: sha256 {digest[:12]}..., "
@@ -287,16 +164,31 @@ def new_bundle(
 
 @contextmanager
 def changed_bundle(bundle: Bundle) -> Iterator[BundleDraft]:
-    """Change a bundle; it stays as it was unless the block ends well."""
-    with staged_folder(bundle.path, overwrite=True) as folder:
-        for name in bundle.manifest.files:
-            if (bundle.path / name).is_file():
-                link_or_copy(bundle.path / name, folder / name)
-        manifest = bundle.manifest
+    """Change a bundle; it stays as it was unless the block ends well.
+
+    What the manifest does not list (a model card, say) stays in the folder. Raises StorageError
+    when the bundle is no longer the one that was opened.
+    """
+    with replacing_folder(bundle.path) as folder:
+        for source in sorted(bundle.path.rglob("*")):
+            target = folder / source.relative_to(bundle.path)
+            if source.is_dir() and not source.is_symlink():
+                target.mkdir()
+            else:
+                link_or_copy(source, target)
+        manifest = Manifest.read(folder / MANIFEST)
+        if manifest != bundle.manifest:
+            raise StorageError(
+                f"{bundle.path}: was changed by another process since it was opened; run this again"
+            )
         draft = BundleDraft(
-            folder, dict(manifest.made_by), dict(manifest.source), dict(manifest.variants),
-            known=manifest.files,
-        )  # fmt: skip
+            folder,
+            dict(manifest.made_by),
+            dict(manifest.source),
+            dict(manifest.variants),
+            dict(manifest.files),
+            frozenset(_files_in(folder) - manifest.files.keys()),
+        )
         yield draft
         draft.seal()
 
@@ -309,13 +201,18 @@ class BundleDraft:
     made_by: dict[str, str]
     source: dict[str, Any]
     variants: dict[str, Variant]
-    known: Mapping[str, FileRecord] = field(default_factory=dict)
+    known: dict[str, FileRecord] = field(default_factory=dict)
+    """Files taken over as they are. Their records too: a damaged one must not pass as sound."""
+    unlisted: frozenset[str] = frozenset()
+    """Files taken over that are no part of the bundle."""
 
     def new_file(self, relative: str) -> Path:
         """A path to write to; an earlier file of that name is unlinked, never written through."""
         path = inside(self.path, relative)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
+        self.known.pop(relative, None)
+        self.unlisted -= {relative}
         return path
 
     def add(self, variant: Variant) -> None:
@@ -323,38 +220,30 @@ class BundleDraft:
 
     def seal(self) -> None:
         """Hash what is new and write the manifest."""
-        files = {}
-        for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
-            name = path.relative_to(self.path).as_posix()
-            if name != MANIFEST:
-                files[name] = self._record(name, path)
+        new = _files_in(self.path) - self.known.keys() - self.unlisted
+        files = {**self.known, **{name: FileRecord.of(self.path / name) for name in new}}
         manifest = Manifest(
             made_by=self.made_by, source=self.source, files=files, variants=self.variants
         )
         (self.path / MANIFEST).unlink(missing_ok=True)
         write_json(self.path / MANIFEST, manifest.to_dict())
 
-    def _record(self, name: str, path: Path) -> FileRecord:
-        known = self.known.get(name)
-        if known and path.stat().st_nlink > 1 and path.stat().st_size == known.bytes:
-            return known  # linked from the bundle this one replaces, so not written to
-        return FileRecord.of(path)
+
+def _files_in(folder: Path) -> set[str]:
+    """Every file below `folder` but the manifest, by its path inside."""
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    return found - {MANIFEST}
 
 
 def _check_file(root: Path, name: str, record: FileRecord) -> None:
     path = inside(root, name)
-    if not path.exists():
-        raise BundleIncomplete(f"{path}: missing; the manifest lists it")
-    if not path.is_file():
+    try:
+        info = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleIncomplete(f"{path}: missing; the manifest lists it") from None
+    except OSError as reason:
+        raise BundleCorrupt(f"{path}: cannot be read: {reason.strerror}") from None
+    if not stat.S_ISREG(info.st_mode):
         raise BundleCorrupt(f"{path}: not a plain file")
-    if path.stat().st_size != record.bytes:
-        raise BundleCorrupt(
-            f"{path}: {path.stat().st_size:,} bytes, the manifest says {record.bytes:,}"
-        )
-
-
-def _check_keys(where: str, data: Any, known: set[str]) -> None:
-    if not isinstance(data, dict):
-        raise BundleCorrupt(f"{where}: expected an object, got {type(data).__name__}")
-    if unknown := sorted(data.keys() - known):
-        raise BundleCorrupt(f"{where}: unknown key {unknown[0]!r}")
+    if info.st_size != record.bytes:
+        raise BundleCorrupt(f"{path}: {info.st_size:,} bytes, the manifest says {record.bytes:,}")

@@ -37,6 +37,9 @@ _IGNORED = frozenset(
     """.split()
 )
 
+# Far beyond any model, so that a damaged file is refused before memory is taken by its numbers.
+_LARGEST = {"n_layer": 10_000, "n_embd": 2**20, "n_head": 2**20}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPT2Config:
@@ -151,6 +154,8 @@ class GPT2Config:
 def _positive_int(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be a whole number above 0, but is {value!r}")
+    if value > _LARGEST.get(name, 2**31 - 1):
+        raise ConfigError(f"{name} must be at most {_LARGEST.get(name, 2**31 - 1)}, but is {value}")
 
 
 def _is_number(value: object) -> bool:

@@ -60,7 +60,10 @@ def test_an_existing_bundle_is_not_overwritten_unasked(tmp_path: Path) -> None:
     (target / "mine.txt").write_text("mine")
     with pytest.raises(StorageError, match="--force"):
         export_bundle(checkpoint(), target)
+    with pytest.raises(StorageError, match=r"holds something else .*mine\.txt"):
+        export_bundle(checkpoint(), target, overwrite=True)
     assert (target / "mine.txt").read_text() == "mine"
+    (target / "config.json").write_text("{}")
     export_bundle(checkpoint(), target, overwrite=True)
     assert not (target / "mine.txt").exists()
     Bundle.open(target, verify=True)

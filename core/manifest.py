@@ -1,0 +1,192 @@
+"""The manifest of a bundle: what it holds, how it was made and what was measured then.
+
+`manifest.json` is one JSON object:
+
+    format           "gpt2edge-bundle"
+    format_version   1; a reader refuses a higher one
+    made_by          {tool: version}
+    source           {"checkpoint": text, "parameters": count}
+    files            {path: {"bytes": n, "sha256": hex}}     every file but the manifest
+    variants         {name: {precision, graph, model, files, opset, kv_dtype, made_by,
+                             quantization, fusion, parity}}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from .errors import BundleCorrupt, BundleIncomplete, BundleVersion, ConfigError
+from .files import inside, quoted, read_json, sha256_of
+
+FORMAT = "gpt2edge-bundle"
+FORMAT_VERSION = 1
+_VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Precision(StrEnum):
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @classmethod
+    def parse(cls, text: str) -> Precision:
+        try:
+            return cls(text)
+        except ValueError:
+            raise ConfigError(
+                f"unknown precision {text!r}; the precisions are {', '.join(cls)}"
+            ) from None
+
+
+class GraphKind(StrEnum):
+    PORTABLE = "portable"
+    """Standard ONNX ops only; past and present are two tensors."""
+    FUSED = "fused"
+    """GroupQueryAttention: past and present may be one buffer, written in place."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        return cls(path.stat().st_size, sha256_of(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One graph of the bundle, as the manifest describes it."""
+
+    name: str
+    precision: Precision
+    graph: GraphKind
+    model: str
+    """Path of the .onnx file inside the bundle."""
+    files: tuple[str, ...]
+    """Every file that this variant needs, `model` among them."""
+    opset: Mapping[str, int]
+    kv_dtype: str = "float32"
+    made_by: Mapping[str, str] = field(default_factory=dict)
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    fusion: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    """Measured when the variant was made; the keys say against what."""
+
+    @classmethod
+    def from_dict(cls, name: str, data: Any, where: Path) -> Variant:
+        what = f"{where}: variant {quoted(name)}"
+        if not _VARIANT_NAME.fullmatch(name):
+            raise BundleCorrupt(f"{what}: a name is of a-z, 0-9, '.', '_' and '-'")
+        _check_keys(what, data, {f.name for f in dataclasses.fields(cls)} - {"name"})
+        for key in ("opset", "made_by", "quantization", "fusion", "parity"):
+            if not isinstance(data.get(key, {}), dict):
+                raise BundleCorrupt(f"{what}: {key} is no object")
+        if not isinstance(data.get("files"), list):
+            raise BundleCorrupt(f"{what}: files is missing or no list")
+        try:
+            variant = cls(
+                **{
+                    **data,
+                    "name": name,
+                    "precision": Precision(data["precision"]),
+                    "graph": GraphKind(data["graph"]),
+                    "files": tuple(data["files"]),
+                }
+            )
+        except KeyError as reason:
+            raise BundleCorrupt(f"{what}: {reason} is missing") from None
+        except (TypeError, ValueError) as reason:
+            raise BundleCorrupt(f"{what}: {str(reason)[:200]}") from None
+        if not all(type(number) is int for number in variant.opset.values()):
+            raise BundleCorrupt(f"{what}: opset is {quoted(variant.opset)}, expected numbers")
+        if variant.kv_dtype not in ("float32", "float16"):
+            raise BundleCorrupt(f"{what}: kv_dtype is {quoted(variant.kv_dtype)}")
+        if not all(isinstance(f, str) for f in variant.files) or variant.model not in variant.files:
+            raise BundleCorrupt(f"{what}: its files lack its model")
+        return variant
+
+    def to_dict(self) -> dict[str, Any]:
+        data = dataclasses.asdict(self)
+        del data["name"]
+        return {**data, "precision": str(self.precision), "graph": str(self.graph)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    made_by: Mapping[str, str]
+    source: Mapping[str, Any]
+    files: Mapping[str, FileRecord]
+    variants: Mapping[str, Variant]
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            raise BundleIncomplete(
+                f"{path}: no such file; is {path.parent} a bundle? (`gpt2edge export` makes one)"
+            ) from None
+        except OSError as reason:
+            raise BundleCorrupt(f"{path}: cannot be read: {reason.strerror}") from None
+        data = read_json(path, BundleCorrupt)
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise BundleCorrupt(f"{path}: not a {FORMAT} manifest")
+        version = data.get("format_version")
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise BundleCorrupt(f"{path}: format_version is {quoted(version)}")
+        if version > FORMAT_VERSION:
+            raise BundleVersion(
+                f"{path}: format version {version}, but this gpt2edge reads up to "
+                f"{FORMAT_VERSION}; upgrade gpt2edge (pip install -U gpt2edge)"
+            )
+        fields = {"made_by", "source", "files", "variants"}
+        _check_keys(str(path), data, fields | {"format", "format_version"})
+        for name in sorted(fields):
+            if not isinstance(data.get(name), dict):
+                raise BundleCorrupt(f"{path}: {name} is missing or no object")
+        files = {}
+        for name, record in data["files"].items():
+            what = f"{path}: file {quoted(name)}"
+            inside(path.parent, name)
+            _check_keys(what, record, {"bytes", "sha256"})
+            size, digest = record.get("bytes"), record.get("sha256")
+            if type(size) is not int or not 0 <= size < 2**63:
+                raise BundleCorrupt(f"{what}: bytes is {quoted(size)}, expected a size")
+            if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+                raise BundleCorrupt(f"{what}: sha256 is {quoted(digest)}, expected 64 hex digits")
+            files[name] = FileRecord(size, digest)
+        variants = {k: Variant.from_dict(k, v, path) for k, v in data["variants"].items()}
+        for variant in variants.values():
+            if missing := [f for f in variant.files if f not in files]:
+                raise BundleCorrupt(
+                    f"{path}: variant {variant.name!r} needs {quoted(missing[0])}, "
+                    "which the manifest's files do not list"
+                )
+        return cls(made_by=data["made_by"], source=data["source"], files=files, variants=variants)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "made_by": dict(self.made_by),
+            "source": dict(self.source),
+            "files": {k: dataclasses.asdict(v) for k, v in self.files.items()},
+            "variants": {k: v.to_dict() for k, v in self.variants.items()},
+        }
+
+
+def _check_keys(where: str, data: Any, known: set[str]) -> None:
+    if not isinstance(data, dict):
+        raise BundleCorrupt(f"{where}: expected an object, got {type(data).__name__}")
+    if unknown := sorted(data.keys() - known):
+        raise BundleCorrupt(f"{where}: unknown key {quoted(unknown[0])}")

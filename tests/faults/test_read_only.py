@@ -1,0 +1,84 @@
+"""A folder that may not be written to, or not be read: one line, and nothing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from gpt2edge import Bundle, GPT2Config
+from gpt2edge.bundle import changed_bundle, new_bundle
+from gpt2edge.errors import BundleCorrupt, StorageError
+from gpt2edge.files import staged_folder, write_file
+
+AsUser = Callable[[], AbstractContextManager[None]]
+CONFIG = GPT2Config(vocab_size=10, n_positions=4, n_embd=2, n_layer=1, n_head=1)
+
+
+def make(target: Path) -> None:
+    with new_bundle(target, config=CONFIG, made_by={}, source={}):
+        pass
+
+
+def refused(action: Callable[[], object], *words: str) -> None:
+    with pytest.raises(StorageError) as error:
+        action()
+    for word in (*words, "Permission denied", "nothing was changed"):
+        assert word in str(error.value)
+    assert ".tmp" not in str(error.value)
+
+
+def test_a_read_only_folder(open_folder: Path, as_user: AsUser) -> None:
+    folder = open_folder / "closed"
+    folder.mkdir()
+    (folder / "file").write_text("old")
+    folder.chmod(0o555)
+    with as_user():
+        refused(lambda: write_file(folder / "file", "new"), str(folder / "file"))
+        refused(lambda: write_file(folder / "new", "new"), str(folder / "new"))
+        refused(lambda: write_file(folder / "below" / "new", "new"), str(folder / "below"))
+        refused(lambda: make(folder / "bundle"), str(folder / "bundle"))
+        refused(lambda: make(folder / "below" / "bundle"), str(folder / "below"))
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    assert (folder / "file").read_text() == "old"
+
+
+def test_a_bundle_in_a_read_only_folder_can_be_read_and_not_changed(
+    open_folder: Path, as_user: AsUser
+) -> None:
+    target = open_folder / "closed/bundle"
+    make(target)
+    target.parent.chmod(0o555)
+
+    def change() -> None:
+        with changed_bundle(Bundle.open(target)):
+            raise AssertionError
+
+    with as_user():
+        Bundle.open(target, verify=True)
+        refused(change, str(target))
+    Bundle.open(target, verify=True)
+
+
+def test_what_may_not_be_read(open_folder: Path, as_user: AsUser) -> None:
+    target = open_folder / "bundle"
+    make(target)
+    for closed in (target / "manifest.json", target / "config.json", target):
+        mode = closed.stat().st_mode
+        closed.chmod(0)
+        with as_user(), pytest.raises(BundleCorrupt, match="cannot be read: Permission denied"):
+            Bundle.open(target)
+        closed.chmod(mode)
+
+
+def test_an_owner_may_replace_what_is_read_only_itself(open_folder: Path, as_user: AsUser) -> None:
+    target = open_folder / "bundle"
+    with as_user():
+        make(target)
+        (target / "config.json").chmod(0o444)
+        with staged_folder(target, overwrite=True) as folder:
+            (folder / "config.json").write_text("new")
+        assert (target / "config.json").read_text() == "new"
+    assert [path.name for path in open_folder.iterdir()] == ["bundle"]
