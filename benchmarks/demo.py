@@ -34,7 +34,8 @@ def main() -> int:
     run("export", checkpoint, "-o", bundle, "--force")
     run("quantize", bundle, "--precision", "all")
     held_out = checkpoint / "held_out.txt"
-    prompt = " ".join(held_out.read_text(encoding="utf-8").split()[:6])
+    words = held_out.read_text(encoding="utf-8").split()
+    prompt = " ".join([word for word in words if word.isalpha()][:6])
     for precision in ("fp32", "fp16", "int8", "int4"):
         run("generate", bundle, prompt, "--precision", precision, "-n", NEW_TOKENS)
     run(
