@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import atomic_path
-from .report import EvalReport
+from .report import EvalReport, VariantResult
 
 _LOWEST_KL = 1e-9  # below this, drift is rounding; a log axis needs a floor
 
@@ -16,23 +18,44 @@ def draw_drift(report: EvalReport, path: Path) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for variant in report.variants:
-        size, drift = variant.size_bytes / 1e6, variant.drift
-        height = max(drift.mean_kl_nats, _LOWEST_KL)
-        color = "tab:blue" if variant.passed else "tab:red"
+    largest = max(variant.size_bytes for variant in report.variants) / 1e6
+    sound = [v for v in report.variants if math.isfinite(v.drift.mean_kl_nats)]
+    for points in _together(sound, largest):
+        size, height = _place(points[0])
+        color = "tab:blue" if all(variant.passed for variant in points) else "tab:red"
         axes.scatter([size], [height], color=color, s=50, zorder=3)
+        names = ", ".join(variant.name for variant in points)
+        left = size > largest / 2  # where a label to the right would leave the frame
         axes.annotate(
-            f"{variant.name}  {100 * (drift.ppl_ratio - 1):+.2f}% ppl",
+            f"{names}  {100 * (points[0].drift.ppl_ratio - 1):+.2f}% ppl",
             (size, height),
-            xytext=(6, 6),
+            xytext=(-8 if left else 8, 8),
             textcoords="offset points",
+            horizontalalignment="right" if left else "left",
         )
     axes.set_yscale("log")
-    axes.set_xlim(left=0)
-    axes.margins(x=0.25, y=0.2)
+    axes.set_xlim(0, 1.08 * largest)
+    axes.margins(y=0.2)
     axes.set_xlabel("size on disk (MB)")
     axes.set_ylabel("drift: mean KL divergence from the original (nats)")
-    axes.set_title(f"{report.bundle}: smaller against truer")
+    broken = [variant.name for variant in report.variants if variant not in sound]
+    note = f" (not a number: {', '.join(broken)})" if broken else ""
+    axes.set_title(f"{report.bundle}: smaller against truer{note}")
     axes.grid(True, which="major", alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=144)
+
+
+def _place(variant: VariantResult) -> tuple[float, float]:
+    """A variant's point: MB, and the divergence with a floor for a log axis."""
+    return variant.size_bytes / 1e6, max(variant.drift.mean_kl_nats, _LOWEST_KL)
+
+
+def _together(variants: Sequence[VariantResult], largest: float) -> list[list[VariantResult]]:
+    """Variants whose points would lie on each other share one label."""
+    places: dict[tuple[int, int], list[VariantResult]] = {}
+    for variant in variants:
+        size, height = _place(variant)
+        cell = round(20 * size / largest), round(4 * math.log10(height))
+        places.setdefault(cell, []).append(variant)
+    return list(places.values())
