@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from . import __version__
 from .cli_check import bench, evaluate, info
@@ -28,6 +33,7 @@ _EXTRAS = {
     "psutil": "evals",
 }
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 @click.group(
@@ -38,6 +44,7 @@ Exit codes:
   1    a check failed: a graph differs from the original, or a variant drifted too far
   2    bad input or usage, or the command could not run
   130  interrupted
+  141  the reader of the output went away
 \b
 Example, from a text to a quantized model that writes:
   gpt2edge train --text book.txt -o checkpoint
@@ -56,36 +63,92 @@ for command in (train, export, quantize, generate, evaluate, bench, info):
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line; every expected failure is one line on stderr."""
+    """Run the command line; every failure is one line on stderr and an exit code."""
+    _prepare_streams()
     try:
-        result = cli.main(
-            args=None if arguments is None else list(arguments),
-            prog_name="gpt2edge",
-            standalone_mode=False,
-        )
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            result = cli.main(
+                args=None if arguments is None else list(arguments),
+                prog_name="gpt2edge",
+                standalone_mode=False,
+            )
         sys.stdout.flush()
-        sys.exit(result if isinstance(result, int) else 0)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; nothing was left half-written", INTERRUPTED)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; Python would complain again while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Gpt2EdgeError as error:
+    except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("GPT2EDGE_TRACEBACK"):
-            raise
-        _fail(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        name = (error.name or "").split(".")[0]
-        if name not in _EXTRAS:
-            raise
-        extra = _EXTRAS[name]
-        _fail(f"this needs {name}, which is not installed: pip install 'gpt2edge[{extra}]'", 2)
+            traceback.print_exc()
+        code = _report(error)
+        _drop_unwritten()
+        sys.exit(code)
+    except SystemExit as stopped:  # click's own answer to a closed pipe is 1, a failed check
+        sys.exit(BROKEN_PIPE if stopped.code == 1 else stopped.code)
+    sys.exit(result if isinstance(result, int) else 0)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"gpt2edge: error: {' '.join(message.splitlines())}", err=True)
-    sys.exit(code)
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell: `>&-`
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            # A terminal that lacks a character gets an escape instead of ending the program.
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _report(error: BaseException) -> int:
+    """Say in one line what went wrong; returns the exit code."""
+    match error:
+        case click.Abort() | KeyboardInterrupt():
+            return _say("interrupted; nothing was left half-written", INTERRUPTED)
+        case NoArgsIsHelpError():
+            error.show()
+            return error.exit_code
+        case click.UsageError(ctx=click.Context() as context):
+            usage = f"({context.get_usage()}; {context.command_path} --help says more)"
+            return _say(f"{error.format_message()} {usage}", error.exit_code)
+        case click.ClickException():
+            return _say(error.format_message(), error.exit_code)
+        case BrokenPipeError():
+            return BROKEN_PIPE  # whoever read our output has seen enough: no word, but no success
+        case Gpt2EdgeError():
+            return _say(str(error), error.exit_code)
+        case ImportError(name=str(name)) if name.split(".")[0] in _EXTRAS:
+            extra = _EXTRAS[name.split(".")[0]]
+            return _say(f"this needs {name}, {error}: pip install 'gpt2edge[{extra}]'", 2)
+        case MemoryError():
+            return _say("out of memory", 2)
+        case OSError():
+            where = f"{error.filename}: " if error.filename else "input or output failed: "
+            return _say(f"{where}{error.strerror or error}", 2)
+        case _:
+            return _say(
+                f"{type(error).__name__}: {error} (a bug in gpt2edge, or in what it uses; "
+                "GPT2EDGE_TRACEBACK=1 shows where)",
+                2,
+            )
+
+
+def _drop_unwritten() -> None:
+    """Forget output that cannot be written, or Python complains about it once more as it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(message: str, code: int) -> int:
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a progress note may stand there
+    click.echo(f"{clear}gpt2edge: error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,  # noqa: ARG001 (the signature is Python's)
+    lineno: int,  # noqa: ARG001
+    file: TextIO | None = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    if category is UserWarning:  # deprecations are for those who write code
+        click.echo(f"gpt2edge: warning: {' '.join(str(message).split())}", err=True)

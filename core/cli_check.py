@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,27 +13,28 @@ from .bundle import MANIFEST, Bundle
 from .cli_make import example, json_option, threads_option
 from .config import PRESETS, GPT2Config, preset
 from .errors import ConfigError, EvalError
-from .files import write_file
+from .files import check_writable, write_file
 from .parameters import ParameterCounts, count_parameters
 
 if TYPE_CHECKING:
     from .evals import EvalReport
 
 _PATH = click.Path(path_type=Path)
+_COUNT = click.IntRange(min=1)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _variants = click.option(
     "--variant", "variants", multiple=True, help="Only this one; may be given several times."
 )
 
 
-class _Share(click.ParamType[float]):
-    """1% or 0.01."""
+def _share(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    from .evals import parse_share
 
-    name = "share"
+    return None if value is None else parse_share(value)
 
-    def convert(self, value: Any, _param: Any, _context: Any) -> float:
-        from .evals import parse_share
 
-        return value if isinstance(value, float) else parse_share(value)
+def _gate(name: str, text: str) -> Callable[[_Function], _Function]:
+    return click.option(name, callback=_share, metavar="SHARE", help=text)
 
 
 @click.command(
@@ -46,17 +48,17 @@ class _Share(click.ParamType[float]):
 @click.option("--against", required=True, help="The original: a checkpoint folder or a Hub id.")
 @click.option("--text", type=_PATH, required=True, help="A UTF-8 text that was not trained on.")
 @_variants
-@click.option("--window", type=int, help="Tokens fed at once; default: the context window.")
-@click.option("--stride", type=int, help="New tokens scored a window; default: half of it.")
-@click.option("--max-tokens", type=int, help="Only so many tokens of the text.")
+@click.option("--window", type=_COUNT, help="Tokens fed at once; default: the context window.")
+@click.option("--stride", type=_COUNT, help="New tokens scored a window; default: half of it.")
+@click.option("--max-tokens", type=_COUNT, help="Only so many tokens of the text.")
 @click.option("--lambada", type=_PATH, help='A JSONL file of {"text": ...} for last-word accuracy.')
-@click.option("--limit", type=int, help="Only so many LAMBADA passages.")
-@click.option("--max-ppl-increase", type=_Share(), help="Fail above this, as 1% or 0.01.")
-@click.option("--min-top1-agreement", type=_Share(), help="Fail below this, as 97% or 0.97.")
+@click.option("--limit", type=_COUNT, help="Only so many LAMBADA passages.")
+@_gate("--max-ppl-increase", "Fail above this, as 1% or 0.01.")
+@_gate("--min-top1-agreement", "Fail below this, as 97% or 0.97.")
 @click.option("--max-mean-kl", type=float, help="Fail above this, in nats.")
 @click.option("--max-p99-kl", type=float, help="Fail above this, in nats.")
 @click.option("--max-logit-diff", type=float, help="Fail above this.")
-@click.option("--max-lambada-drop", type=_Share(), help="Fail above this loss of accuracy.")
+@_gate("--max-lambada-drop", "Fail above this loss of accuracy.")
 @click.option("--provider", default="cpu", show_default=True)
 @threads_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it.")
@@ -87,6 +89,11 @@ def evaluate(
     from .evals import evaluate as run
 
     limits = Thresholds(**thresholds)
+    for file in (markdown_file, picture_file, json_file):
+        if file is not None and file != "-":
+            check_writable(Path(file))
+    if picture_file is not None:
+        import matplotlib  # noqa: F401 (here, so that its absence is no surprise at the end)
     opened = Bundle.open(bundle)
     report = run(
         opened,
@@ -110,19 +117,17 @@ def evaluate(
 def _deliver(
     report: EvalReport, json_file: str | None, markdown: Path | None, picture: Path | None
 ) -> None:
-    data = json.dumps(report.to_dict(), indent=2) + "\n"
-    if json_file == "-":
-        click.echo(data, nl=False)
-    else:
-        click.echo(report.to_table())
-        if json_file is not None:
-            write_file(Path(json_file), data)
+    # Files first: a pipe that closes early must not cost the report.
+    data = json.dumps(report.to_dict(), indent=2)
+    if json_file not in (None, "-"):
+        write_file(Path(str(json_file)), data + "\n")
     if markdown is not None:
         write_file(markdown, report.to_markdown())
     if picture is not None:
         from .evals import draw_drift
 
         draw_drift(report, picture)
+    click.echo(data if json_file == "-" else report.to_table())
 
 
 def _read_text(path: Path) -> str:
@@ -140,9 +145,9 @@ def _read_text(path: Path) -> str:
 )
 @click.argument("bundle", type=_PATH)
 @_variants
-@click.option("--prompt-tokens", type=int, default=128, show_default=True)
-@click.option("--new-tokens", type=int, default=64, show_default=True)
-@click.option("--repeats", type=int, default=3, show_default=True)
+@click.option("--prompt-tokens", type=_COUNT, default=128, show_default=True)
+@click.option("--new-tokens", type=_COUNT, default=64, show_default=True)
+@click.option("--repeats", type=_COUNT, default=3, show_default=True)
 @click.option("--provider", default="cpu", show_default=True)
 @threads_option
 @json_option
@@ -228,7 +233,8 @@ def _describe(target: str, config: GPT2Config, counts: ParameterCounts) -> str:
 
 
 def _variant_table(bundle: Bundle) -> str:
-    lines = [f"{'variant':14} {'MB':>9}  {'graph':9} {'opset':>5}  parity when it was made"]
+    head = f"{'variant':14} {'precision':9} {'graph':9} {'opset':>5} {'MB':>9}"
+    lines = ["", f"{head}  parity when it was made"]
     for variant in bundle.manifest.variants.values():
         parity = variant.parity
         measured = ", ".join(
@@ -237,7 +243,10 @@ def _variant_table(bundle: Bundle) -> str:
             if name in ("decode_max_abs", "mean_kl_nats", "top1_agreement", "against")
         )
         lines.append(
-            f"{variant.name:14} {bundle.bytes_of(variant) / 1e6:9.1f}  {variant.graph!s:9} "
-            f"{variant.opset.get('ai.onnx', 0):>5}  {measured}"
+            f"{variant.name:14} {variant.precision!s:9} {variant.graph!s:9} "
+            f"{variant.opset.get('ai.onnx', 0):>5} {bundle.bytes_of(variant) / 1e6:>9.1f}  "
+            f"{measured}"
         )
-    return "\n".join(lines)
+    source = bundle.manifest.source.get("checkpoint", "an unknown checkpoint")
+    tools = ", ".join(f"{tool} {version}" for tool, version in bundle.manifest.made_by.items())
+    return "\n".join([*lines, "", f"made from {source} by {tools}"])

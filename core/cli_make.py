@@ -14,6 +14,7 @@ import click
 from .bundle import Bundle, Precision
 from .config import PRESETS, preset
 from .errors import ConfigError
+from .files import check_free
 
 _PATH = click.Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -80,6 +81,7 @@ def train(
     )
     settings = {name: value for name, value in chosen.items() if name not in sizes}
     settings.setdefault("sequence_length", config.n_positions)
+    check_free(output, overwrite=force)
     made = train_checkpoint(
         text,
         output,
@@ -132,7 +134,6 @@ def export(
     The portable graph has standard operators only; the fused one is what the runtime uses. Both
     are compared with the PyTorch model before anything is written.
     """
-    from .files import check_free
     from .model import load_checkpoint, random_checkpoint
 
     check_free(output, overwrite=force)

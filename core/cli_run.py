@@ -51,6 +51,7 @@ def generate(
 ) -> None:
     """Continue PROMPT (`-`: standard input) with a variant of BUNDLE; prints what comes after it.
 
+    A newline at the very end of standard input or of a prompt file is no part of the prompt.
     A temperature of 1 is assumed where --top-k, --top-p or --seed is given without one.
     """
     settings = {name: value for name, value in given.items() if value is not None}
@@ -64,10 +65,11 @@ def generate(
     if tokens is not None or as_json:
         _whole(model, text, tokens, settings, as_json)
         return
+    if not stream:
+        click.echo(model.generate(text or "", **settings))
+        return
     for piece in model.stream(text or "", **settings):
-        click.echo(piece, nl=False)
-        if stream:
-            sys.stdout.flush()
+        click.echo(piece, nl=False)  # click flushes
     click.echo()
 
 
@@ -108,15 +110,15 @@ def _parse_ids(text: str) -> list[int]:
 
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if (prompt is None) == (file is None):
-        raise click.UsageError("give a PROMPT ('-' reads standard input) or --prompt-file")
-    if file is not None:
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as reason:
-            raise PromptError(f"{file}: cannot be read: {reason}") from None
-    if prompt != "-":
-        return prompt or ""
+        raise click.UsageError("Give a PROMPT ('-' reads standard input) or --prompt-file.")
+    if prompt is not None and prompt != "-":
+        return prompt
+    where = "standard input" if file is None else str(file)
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        data = sys.stdin.buffer.read() if file is None else file.read_bytes()
+        text = data.decode("utf-8")
+    except OSError as reason:
+        raise PromptError(f"{where}: cannot be read: {reason.strerror}") from None
     except UnicodeDecodeError as reason:
-        raise PromptError(f"standard input is not UTF-8: {reason}") from None
+        raise PromptError(f"{where}: is not UTF-8: {reason}") from None
+    return text.removesuffix("\n").removesuffix("\r")  # which an editor or `echo` has put there

@@ -16,6 +16,7 @@ from .errors import Gpt2EdgeError, StorageError, UnsafePath
 from .staging import (
     fsync,
     identity,
+    nearest_folder,
     only_one,
     put_in_place,
     storage_errors,
@@ -27,6 +28,7 @@ __all__ = [
     "MAX_JSON_BYTES",
     "atomic_path",
     "check_free",
+    "check_writable",
     "inside",
     "link_or_copy",
     "quoted",
@@ -134,6 +136,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
             fsync(beside)
             beside.replace(path)
             fsync(path.parent)
+
+
+def check_writable(path: Path) -> None:
+    """Raise StorageError when a file at `path` could not be written: before hours of work for it.
+
+    A disk may still fill up, and a folder vanish.
+    """
+    with storage_errors(path):
+        if path.exists() and not path.is_file():
+            raise StorageError(f"{path}: not a plain file, so it is not replaced")
+        folder = nearest_folder(Path(os.path.realpath(path)).parent)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StorageError(f"{path}: cannot be written: {folder} is read-only")
 
 
 def check_free(target: Path, *, overwrite: bool) -> None:

@@ -172,6 +172,8 @@ class Manifest:
                     f"{path}: variant {variant.name!r} needs {quoted(missing[0])}, "
                     "which the manifest's files do not list"
                 )
+        order = list(Precision)
+        variants = dict(sorted(variants.items(), key=lambda v: (order.index(v[1].precision), v[0])))
         return cls(made_by=data["made_by"], source=data["source"], files=files, variants=variants)
 
     def to_dict(self) -> dict[str, Any]:

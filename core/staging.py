@@ -34,7 +34,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as reason:
         shown = _final(path)
         if reason.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(_nearest_folder(path)).free
+            free = shutil.disk_usage(nearest_folder(path)).free
             raise StorageError(
                 f"{shown}: the disk is full ({free:,} bytes free); nothing was changed"
             ) from reason
@@ -182,7 +182,7 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _nearest_folder(path: Path) -> Path:
+def nearest_folder(path: Path) -> Path:
     path = Path(os.path.abspath(path))
     while not path.is_dir():
         path = path.parent

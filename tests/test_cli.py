@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -122,12 +123,25 @@ def test_help_needs_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["frobnicate"], ["info"], ["generate", "x"], ["export", "x"]]
+    "arguments",
+    [
+        ["frobnicate"],
+        ["info"],
+        ["generate", "x"],
+        ["export", "x"],
+        ["quantize", "x"],
+        ["eval", "x", "--against", "y", "--text", "z", "--window", "0"],
+        ["bench", "x", "--repeats", "many"],
+    ],
 )
 def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
-    result = run(*arguments)
+    failed(run(*arguments), "Usage: gpt2edge", "--help")
+
+
+def test_no_verb_shows_the_help(run: Run) -> None:
+    result = run()
     assert result.code == 2
-    assert "Usage: gpt2edge" in result.err
+    assert "Commands:" in result.err
 
 
 def test_python_m_and_version() -> None:
@@ -190,9 +204,11 @@ def test_generate_reads_files_and_standard_input(run: Run, bundle: Path, tmp_pat
     wanted = run("generate", bundle, "the dog", "-n", 5).out
     (tmp_path / "prompt.txt").write_text("the dog")
     assert run("generate", bundle, "--prompt-file", tmp_path / "prompt.txt", "-n", 5).out == wanted
+    (tmp_path / "prompt.txt").write_text("the dog\n")  # an editor's newline is no prompt
+    assert run("generate", bundle, "--prompt-file", tmp_path / "prompt.txt", "-n", 5).out == wanted
     piped = subprocess.run(
         [sys.executable, "-m", "gpt2edge", "generate", str(bundle), "-", "-n", "5"],
-        input="the dog", capture_output=True, text=True, check=True,
+        input="the dog\n", capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert piped.stdout == wanted
 
@@ -325,6 +341,9 @@ def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_pat
     failed(run(*base, "--max-ppl-increase", "lots"), "lots", "1%")
     failed(run(*base, "--variant", "int2"), "int2")
     failed(run(*base, "--window", 65), "65", "64")
+    for option in ("--json", "--markdown", "--picture"):
+        failed(run(*base, option, tmp_path), str(tmp_path), "not a plain file")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
 # faults -------------------------------------------------------------------------------------------
@@ -348,14 +367,69 @@ def test_ctrl_c_ends_training_cleanly(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reader_that_stops_reading(bundle: Path) -> None:
+@pytest.mark.parametrize("verb", [["info"], ["generate", "--ids", "1", "-n", "60"]])
+def test_a_reader_that_stops_reading(bundle: Path, verb: list[str]) -> None:
+    """No traceback, but no success either: what a gate said may be what was not read."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "gpt2edge", "info", str(bundle)],
+        [sys.executable, "-m", "gpt2edge", verb[0], str(bundle), *verb[1:]],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == b""
-    process.wait(timeout=30)
+    assert process.wait(timeout=60) == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gpt2edge", "info", "gpt2"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "gpt2edge: error: input or output failed: No space left on device"
+    ]
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("info gpt2", 0), ("info gpt3", 2)])
+def test_closed_streams(arguments: str, code: int) -> None:
+    command = f"{shlex.quote(sys.executable)} -m gpt2edge {arguments} >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == code
+
+
+def test_a_bug_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr("gpt2edge.cli_check.count_parameters", fail)
+    failed(run("info", "gpt2"), "ZeroDivisionError: two lines", "GPT2EDGE_TRACEBACK")
+
+
+def test_a_name_that_no_file_can_have(run: Run) -> None:
+    failed(run("info", "x" * 5000), "File name too long")
+    failed(run("generate", "x" * 5000, "prompt"), "no such folder")
+
+
+def test_a_warning_is_one_line(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_embed": 1}))
+    result = run("info", tmp_path)
+    assert result.code == 0
+    assert result.err.splitlines() == [
+        f"gpt2edge: warning: {tmp_path / 'config.json'}: unknown keys passed over: n_embed"
+    ]
+
+
+def test_force_spares_a_folder_of_something_else(
+    run: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for verb in (["export", checkpoint], ["train"]):
+        failed(run(*verb, "-o", tmp_path, "--force"), "thesis.tex", "not replaced")
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_a_missing_extra_names_what_to_install(tmp_path: Path) -> None:
