@@ -23,6 +23,9 @@ help:
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("gpt2edge needs Python 3.11 or newer, this is " \
+		+ sys.version.split()[0] + "; choose one: make PYTHON=python3.12 ..." \
+		if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
@@ -30,8 +33,8 @@ $(READY): pyproject.toml constraints.txt
 # mypy sees the installed layout through links, as core/ is not called gpt2edge.
 types:
 	@rm -rf build/types && mkdir -p build/types/gpt2edge
-	@ln -s $(CURDIR)/core/* build/types/gpt2edge/
-	@for part in $(PARTS); do ln -s $(CURDIR)/$$part build/types/gpt2edge/$$part; done
+	@ln -s "$(CURDIR)"/core/* build/types/gpt2edge/
+	@for part in $(PARTS); do ln -s "$(CURDIR)/$$part" build/types/gpt2edge/$$part; done
 
 lint: $(READY) types
 	$(BIN)/ruff check .
