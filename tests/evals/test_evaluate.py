@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from gpt2edge import Bundle
+from gpt2edge.errors import EvalError, Gpt2EdgeError
+from gpt2edge.evals import EvalReport, Thresholds, draw_drift, evaluate
+from gpt2edge.model import initialize, save_checkpoint
+from gpt2edge.model.gpt2 import GPT2
+from gpt2edge.runtime import Tokenizer
+
+VARIANTS = ["fp32", "fp32-portable", "fp16", "int8", "int4"]
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    from pydoc_data.topics import topics
+
+    return topics["import"][:3000]
+
+
+@pytest.fixture(scope="module")
+def report(tiny_bundle: Path, tiny_folder: Path, text: str) -> EvalReport:
+    return evaluate(
+        Bundle.open(tiny_bundle), tiny_folder, text, window=64, stride=24,
+        thresholds=Thresholds(max_mean_kl=1e-6), text_source="topics",
+    )  # fmt: skip
+
+
+def test_perplexity_is_transformers(
+    report: EvalReport, tiny_folder: Path, tiny_bundle: Path, text: str
+) -> None:
+    """Every token by itself: the context that its window gives it, and transformers' own loss."""
+    model = GPT2LMHeadModel.from_pretrained(tiny_folder).eval()
+    ids = Tokenizer.from_folder(tiny_bundle).encode(text)
+    losses = []
+    end = 65
+    for token in range(1, len(ids)):
+        while token >= end:
+            end = min(end + 24, len(ids))
+        start = max(0, end - 65)
+        context = torch.tensor([ids[start : token + 1]])
+        labels = context.clone()
+        labels[:, :-1] = -100
+        with torch.no_grad():
+            losses.append(model(context, labels=labels).loss.item())
+    wanted = np.mean(losses)
+    for scored in (report.original, report.variants[0].scored, report.variants[1].scored):
+        assert scored.perplexity.tokens == len(ids) - 1
+        assert scored.perplexity.nll_nats == pytest.approx(wanted, rel=1e-4)
+        assert scored.perplexity.per_token == pytest.approx(math.exp(wanted), rel=1e-4)
+        total = wanted * (len(ids) - 1)
+        assert scored.perplexity.per_word == pytest.approx(
+            math.exp(total / len(text.split())), rel=1e-3
+        )
+        assert scored.perplexity.bits_per_byte == pytest.approx(
+            total / len(text.encode()) / math.log(2), rel=1e-4
+        )
+
+
+def test_drift_grows_as_bits_go(report: EvalReport) -> None:
+    assert [variant.name for variant in report.variants] == VARIANTS
+    fp32, portable, fp16, int8, int4 = (v.drift.mean_kl_nats for v in report.variants)
+    assert max(fp32, portable) < 1e-8 < fp16 < int8 < int4
+    assert report.variants[0].drift.top1_agreement == 1.0
+    assert report.variants[0].drift.ppl_ratio == pytest.approx(1, abs=1e-5)
+
+
+def test_the_gate(report: EvalReport) -> None:
+    passed = {variant.name: variant.passed for variant in report.variants}
+    assert passed["fp32"]
+    assert not passed["int4"]
+    assert report.exit_code == 1
+    table = report.to_table()
+    assert "FAIL int4: max_mean_kl is" in table
+
+
+def test_the_report_as_json_and_markdown(report: EvalReport) -> None:
+    data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert data["text"]["source"] == "topics"
+    assert len(data["text"]["sha256"]) == 64
+    assert data["files"]["onnx/model.onnx"]
+    assert {"gpt2edge", "onnxruntime", "torch"} <= data["versions"].keys()
+    assert [row["name"] for row in data["variants"]] == VARIANTS
+    lines = report.to_markdown().splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + 1 + len(VARIANTS)
+    assert len({line.count("|") for line in table}) == 1
+
+
+def test_the_picture(report: EvalReport, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    draw_drift(report, tmp_path / "drift.png")
+    pixels = imread(tmp_path / "drift.png")
+    assert pixels.shape[0] > 300
+    assert pixels.std() > 0.05
+
+
+def test_a_variant_that_is_broken_never_passes(
+    tiny_bundle: Path, tiny_folder: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpt2edge.runtime import Model
+
+    logits = Model.logits
+
+    def broken(self: Model, *given: np.ndarray) -> np.ndarray:
+        out = logits(self, *given)
+        out[..., 3] = np.nan
+        return out
+
+    monkeypatch.setattr(Model, "logits", broken)
+    with np.errstate(invalid="ignore"):
+        result = evaluate(
+            Bundle.open(tiny_bundle), tiny_folder, text, variants=["int8"], max_tokens=100,
+            thresholds=Thresholds(max_ppl_increase=1e9),
+        )  # fmt: skip
+    assert result.exit_code == 1
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_max_tokens_and_lambada(
+    tiny_bundle: Path, tiny_folder: Path, text: str, tmp_path: Path
+) -> None:
+    passages = tmp_path / "lambada.jsonl"
+    passages.write_text('{"text": "The import statement binds a name"}\n' * 3)
+    result = evaluate(
+        Bundle.open(tiny_bundle), tiny_folder, text, variants=["fp32"], max_tokens=50,
+        lambada=passages, limit=2, thresholds=Thresholds(max_lambada_drop=0.0),
+    )  # fmt: skip
+    assert result.text["tokens"] == 50
+    assert result.original.perplexity.tokens == 49
+    assert result.lambada == {"source": str(passages), "passages": 2}
+    ours, theirs = result.variants[0].scored.lambada, result.original.lambada
+    assert ours.accuracy == theirs.accuracy
+    assert ours.target_perplexity == pytest.approx(theirs.target_perplexity, rel=1e-5)
+    assert result.exit_code == 0
+    assert "LAMBADA" in result.to_table()
+
+
+def test_what_cannot_be_compared(
+    tiny_bundle: Path, tiny_folder: Path, text: str, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    with pytest.raises(EvalError, match="at least 2"):
+        evaluate(bundle, tiny_folder, "a"[:0])
+    with pytest.raises(EvalError, match="context window"):
+        evaluate(bundle, tiny_folder, text, window=257)
+    with pytest.raises(Gpt2EdgeError, match="int2"):
+        evaluate(bundle, tiny_folder, text, variants=["int2"])
+    other = tmp_path / "other"
+    config = bundle.config.__class__(vocab_size=400, n_positions=16, n_embd=16, n_layer=1, n_head=1)
+    save_checkpoint(initialize(GPT2(config), seed=0), other)
+    with pytest.raises(EvalError, match=r"config\.json differ"):
+        evaluate(bundle, other, text)
+
+
+def test_another_vocabulary_is_refused(
+    tiny_bundle: Path, tiny_folder: Path, text: str, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny_folder, tmp_path / "other"))
+    ids = json.loads((other / "vocab.json").read_text())
+    ids["a"], ids["e"] = ids["e"], ids["a"]
+    (other / "vocab.json").write_text(json.dumps(ids))
+    with pytest.raises(EvalError, match="tokenize the text differently"):
+        evaluate(Bundle.open(tiny_bundle), other, text)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt2edge.errors import EvalError
+from gpt2edge.evals import Perplexity, token_drift
+from gpt2edge.evals.drift import Drift
+from gpt2edge.evals.scores import token_nll
+
+
+def random_logits(rows: int, vocabulary: int, scale: float, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (scale * rng.standard_normal((rows, vocabulary))).astype(np.float32)
+
+
+@given(
+    rows=st.integers(1, 150), vocabulary=st.integers(2, 50),
+    scale=st.sampled_from([1e-3, 1.0, 100.0]), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_losses_are_torchs(rows: int, vocabulary: int, scale: float, seed: int) -> None:
+    logits = random_logits(rows, vocabulary, scale, seed)
+    targets = np.random.default_rng(seed).integers(0, vocabulary, rows)
+    wanted = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits).double(), torch.from_numpy(targets), reduction="none"
+    )
+    np.testing.assert_allclose(token_nll(logits, targets), wanted.numpy(), rtol=1e-9, atol=1e-9)
+
+
+@given(seed=st.integers(0, 50), scale=st.sampled_from([0.01, 1.0, 20.0]))
+def test_divergence_is_torchs(seed: int, scale: float) -> None:
+    original = random_logits(70, 31, 3.0, seed)
+    variant = original + random_logits(70, 31, scale, seed + 1)
+    drift = token_drift(original, variant)
+    log_p, log_q = (torch.from_numpy(x).double().log_softmax(-1) for x in (original, variant))
+    wanted = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
+    np.testing.assert_allclose(drift.kl_nats, wanted.clamp(min=0).numpy(), rtol=1e-6, atol=1e-12)
+    np.testing.assert_array_equal(drift.same_top1, original.argmax(-1) == variant.argmax(-1))
+    np.testing.assert_allclose(drift.max_abs_logit_diff, np.abs(original - variant).max(-1))
+
+
+def test_a_model_has_no_drift_from_itself() -> None:
+    logits = random_logits(100, 40, 5.0, 0)
+    nll = token_nll(logits, np.zeros(100, np.int64))
+    drift = Drift.of(token_drift(logits, logits), original_nll=nll, variant_nll=nll)
+    assert drift == Drift(
+        ppl_ratio=1.0, mean_kl_nats=0.0, median_kl_nats=0.0, p99_kl_nats=0.0, max_kl_nats=0.0,
+        top1_agreement=1.0, max_abs_logit_diff=0.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_none_are_not_hidden(bad: float) -> None:
+    original = random_logits(10, 8, 1.0, 0)
+    variant = original.copy()
+    variant[3, 2] = bad
+    with np.errstate(invalid="ignore"):
+        drift = token_drift(original, variant)
+        nll = token_nll(variant, np.zeros(10, np.int64))
+    assert np.isnan(drift.kl_nats[3])
+    whole = Drift.of(drift, original_nll=np.zeros(10), variant_nll=nll)
+    assert np.isnan(whole.mean_kl_nats)
+    assert not whole.ppl_ratio <= 1e9
+
+
+def test_the_units_of_perplexity() -> None:
+    nll = np.array([1.0, 2.0, 3.0])
+    result = Perplexity.of(nll, words=2, size=12)
+    assert result.per_token == pytest.approx(np.exp(2))
+    assert result.per_word == pytest.approx(np.exp(3))
+    assert result.per_byte == pytest.approx(np.exp(0.5))
+    assert result.bits_per_byte == pytest.approx(0.5 / np.log(2))
+    assert result.nll_stderr == pytest.approx(1 / np.sqrt(3))
+    assert Perplexity.of(np.array([1e4]), words=1, size=1).per_token == np.inf
+    with pytest.raises(EvalError):
+        Perplexity.of(np.array([]), words=1, size=1)
