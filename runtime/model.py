@@ -121,6 +121,10 @@ class Model:
     ) -> str | list[str]:
         """Continue one text, or several of any lengths together; returns what comes after each.
 
+        In fp32 a text in a batch becomes what it becomes alone. fp16 rounds the cache, int8 and
+        int4 round activations at run time, which makes more of the last bits in which batches
+        differ (0.05 of a logit was seen): there, two tokens that are as likely may change places.
+
         Args:
             max_new_tokens: how many tokens at most, 64 unless told.
             temperature, top_k, top_p, repetition_penalty, seed: see `SamplingParams`.

@@ -34,7 +34,7 @@ PROVIDERS: Mapping[str, str] = {
 _CPU = PROVIDERS["cpu"]
 _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16"}
 _LONGEST_REASON = 400
-_QUIET = 3  # errors only: a graph input with a default is worth no warning
+_QUIET = 4  # fatal only: errors come as exceptions, and are told once
 
 
 def find_provider(name: str) -> str:

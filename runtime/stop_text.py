@@ -29,10 +29,11 @@ class TextAssembler:
         if self.stopped:
             return ""
         text = self._held + new
-        found = [at for at in map(text.find, self._stop) if at >= 0]
+        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
+            # The stop string that is complete first, as if the text came character by character.
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = 0 if final else self._possible_start(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -1,0 +1,87 @@
+"""Prefill and steps through the KV cache against whole passes without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from gpt2edge.errors import RuntimeFailure
+from gpt2edge.runtime import Model, load
+from gpt2edge.runtime.generate import pad_left
+
+# Largest difference of a logit between a cached and a whole pass; logits have a spread of 1.6.
+# fp32 differs by the order of sums; the others also round the cache or the activations.
+TOLERANCE = {"fp32": 1e-4, "fp32-portable": 1e-4, "fp16": 0.05, "int8": 0.05, "int4": 0.05}
+
+PROMPTS = [[5], list(range(40, 60)), [300, 301, 12, 7]]
+NEW = np.random.default_rng(0).integers(0, 400, (8, len(PROMPTS)))
+
+
+@pytest.mark.parametrize("name", TOLERANCE)
+def test_steps_equal_whole_passes(variants: dict[str, Model], name: str) -> None:
+    model = variants[name]
+    ids, mask = pad_left(PROMPTS, 20)
+    decoder = model.open_decoder(len(PROMPTS), 20 + len(NEW))
+    stepped = [decoder.prefill(ids, mask).copy()]
+    for tokens in NEW:
+        stepped.append(decoder.step(tokens).copy())
+    for row, prompt in enumerate(PROMPTS):
+        whole = model.logits([[*prompt, *NEW[:, row]]])[0, len(prompt) - 1 :]
+        difference = np.abs(np.stack(stepped)[:, row] - whole).max()
+        assert difference < TOLERANCE[name], f"row {row} differs by {difference}"
+
+
+def test_the_fused_cache_is_written_in_place(model: Model) -> None:
+    decoder = model.open_decoder(2, 32)
+    ids = np.arange(12).reshape(2, 6)
+    decoder.prefill(ids, np.ones_like(ids))
+    buffers = decoder._cache.buffers  # type: ignore[union-attr]
+    spec = model.spec
+    assert len(buffers) == 2 * spec.n_layer
+    before = [buffer.numpy().copy() for buffer in buffers]
+    decoder.step(np.array([1, 2]))
+    for buffer, old in zip(buffers, before, strict=True):
+        new = buffer.numpy()
+        assert new.shape == (2, spec.n_head, 32, spec.head_dim)
+        assert np.array_equal(new[:, :, :6], old[:, :, :6])
+        assert new[:, :, 6].any()
+        assert not new[:, :, 7:].any()
+
+
+def test_only_the_last_logits_are_computed(model: Model) -> None:
+    decoder = model.open_decoder(1, 40)
+    ids = np.arange(40)[None]
+    last = decoder.prefill(ids, np.ones_like(ids))
+    assert last.shape == (1, model.config.vocab_size)
+    assert last.base is not None
+    assert last.base.size == model.config.vocab_size
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model_portable.onnx"])
+def test_a_graph_without_num_logits_to_keep(
+    changed: Callable[[Callable[[Path], None]], Path], model: Model, file: str
+) -> None:
+    def drop(bundle: Path) -> None:
+        path = bundle / "onnx" / file
+        graph = onnx.load(path, load_external_data=False)
+        (setting,) = (i for i in graph.graph.input if i.name == "num_logits_to_keep")
+        graph.graph.input.remove(setting)  # its default, 0, stays: the logits of all positions
+        path.write_bytes(graph.SerializeToString())
+
+    name = "fp32" if file == "model.onnx" else "fp32-portable"
+    other = load(changed(drop), name, threads=1)
+    for prompts in (PROMPTS, PROMPTS[:1]):
+        assert other.generate_ids(prompts, max_new_tokens=12) == model.generate_ids(
+            prompts, max_new_tokens=12
+        )
+
+
+def test_a_failing_run_is_one_line(model: Model) -> None:
+    decoder = model.open_decoder(1, 8)
+    with pytest.raises(RuntimeFailure, match="CPUExecutionProvider failed at length 1") as caught:
+        decoder.step(np.array([model.config.vocab_size + 1000]))
+    assert "\n" not in str(caught.value)
