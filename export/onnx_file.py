@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ..errors import BundleCorrupt, BundleIncomplete
+from ..files import inside
+
 EXTERNAL_FROM_BYTES = 1024  # below this, a tensor is kept in the graph, where tools can fold it
 ALIGNMENT = 64  # a cache line, and the widest vector register
 
@@ -104,8 +107,34 @@ def save_graph(model: ir.Model, path: Path) -> None:
 
 
 def load_graph(path: Path) -> ir.Model:
-    """Read a graph; its external weights are mapped when first used."""
-    return ir.load(path)
+    """Read a graph; its external weights are mapped when first used.
+
+    Raises BundleCorrupt when it cannot be parsed or its weights are not whole, BundleIncomplete
+    when they are missing, UnsafePath when they lie outside the graph's folder.
+    """
+    try:
+        model = ir.load(path)
+    except Exception as reason:  # protobuf's and onnx_ir's errors have no common base
+        text = " ".join(str(reason).split())
+        raise BundleCorrupt(f"{path}: is no ONNX graph that can be read: {text}") from None
+    if not model.graph.outputs:
+        raise BundleCorrupt(f"{path}: holds no graph")
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            _check_external(path.parent, value.const_value)
+    return model
+
+
+def _check_external(folder: Path, tensor: ir.ExternalTensor) -> None:
+    file = inside(folder, str(tensor.location))
+    if not file.is_file():
+        raise BundleIncomplete(f"{file}: missing; {tensor.name} is stored in it")
+    start, length = tensor.offset or 0, tensor.length or tensor.nbytes
+    if start < 0 or length != tensor.nbytes or start + length > file.stat().st_size:
+        raise BundleCorrupt(
+            f"{file}: {tensor.name} should be {tensor.nbytes:,} bytes at {start:,}, "
+            f"but the file has {file.stat().st_size:,}"
+        )
 
 
 def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
