@@ -136,7 +136,8 @@ def _plain(path: Path, provider: str, reason: Exception) -> Gpt2EdgeError:
         return UnsafePath(f"{path}: its weights lie outside the bundle: {text}")
     if "External data path does not exist" in text:
         return BundleIncomplete(f"{path}: a file of its weights is missing: {text}")
-    if provider != _CPU and "provider" in text.lower():
+    started = not isinstance(reason, RuntimeError) and not re.search("provider|cuda", text, re.I)
+    if provider != _CPU and not started:
         return ProviderUnavailable(f"{provider} could not be started: {text}")
     return BundleCorrupt(f"{path}: onnxruntime {ort.__version__} cannot load it: {text}")
 

@@ -147,6 +147,25 @@ def test_no_silent_fallback(
     assert "EP Error" not in capfd.readouterr().out
 
 
+def test_a_provider_that_fails_is_tried_once(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Left to itself, onnxruntime says so on stdout and goes on with the CPU."""
+    tried = []
+
+    def broken(_: object, providers: object, *__: object) -> None:
+        tried.append(providers)
+        raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
+
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(ort.InferenceSession, "_create_inference_session", broken)
+    with pytest.raises(ProviderUnavailable, match="could not be started: CUDA failure 100"):
+        load(tiny_bundle, provider="cuda")
+    assert len(tried) == 1
+    assert capfd.readouterr().out == ""
+
+
 def test_threads(tiny_bundle: Path) -> None:
     load(tiny_bundle, threads=1)
     for wrong in (0, -1, 1.5, True):
