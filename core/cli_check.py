@@ -117,17 +117,19 @@ def evaluate(
 def _deliver(
     report: EvalReport, json_file: str | None, markdown: Path | None, picture: Path | None
 ) -> None:
-    # Files first: a pipe that closes early must not cost the report.
+    # Files first: a pipe that closes early must not cost the report. But the table in any case.
     data = json.dumps(report.to_dict(), indent=2)
-    if json_file not in (None, "-"):
-        write_file(Path(str(json_file)), data + "\n")
-    if markdown is not None:
-        write_file(markdown, report.to_markdown())
-    if picture is not None:
-        from .evals import draw_drift
+    try:
+        if json_file not in (None, "-"):
+            write_file(Path(str(json_file)), data + "\n")
+        if markdown is not None:
+            write_file(markdown, report.to_markdown())
+        if picture is not None:
+            from .evals import draw_drift
 
-        draw_drift(report, picture)
-    click.echo(data if json_file == "-" else report.to_table())
+            draw_drift(report, picture)
+    finally:
+        click.echo(data if json_file == "-" else report.to_table())
 
 
 def _read_text(path: Path) -> str:

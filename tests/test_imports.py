@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -48,12 +47,12 @@ def test_the_package_itself_brings_in_not_even_the_runtime() -> None:
 
 def test_the_runtime_imports_fast() -> None:
     """Its own modules may add half again to what they stand on; they add a tenth."""
-    timed = "import time\nstart = time.perf_counter()\n{}\nprint(time.perf_counter() - start)"
+    timed = "import time\nstart = time.process_time()\n{}\nprint(time.process_time() - start)"
     seconds: dict[str, list[float]] = {OWN: [], RUNTIME: []}
-    for _ in range(5):  # by turns, so that a busy machine is busy for both
+    for _ in range(5):  # by turns, and in processor time: the machine may be busy
         for code, times in seconds.items():
             times.append(float(fresh(timed.format(code))))
-    ratio = statistics.median(seconds[RUNTIME]) / statistics.median(seconds[OWN])
+    ratio = min(seconds[RUNTIME]) / min(seconds[OWN])
     assert ratio < 1.5, seconds
 
 
