@@ -45,13 +45,18 @@ def test_the_package_itself_brings_in_not_even_the_runtime() -> None:
     assert not loaded_by("import gpt2edge") & {"onnxruntime", "numpy", "gpt2edge.runtime"}
 
 
-def test_the_runtime_imports_fast() -> None:
+def test_the_runtime_imports_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own modules may add half again to what they stand on; they add a tenth."""
+    # Compiled once, as an installed package is, and not at every start.
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
     timed = "import time\nstart = time.process_time()\n{}\nprint(time.process_time() - start)"
     seconds: dict[str, list[float]] = {OWN: [], RUNTIME: []}
-    for _ in range(5):  # by turns, and in processor time: the machine may be busy
+    for round in range(6):  # by turns, and in processor time: the machine may be busy
         for code, times in seconds.items():
-            times.append(float(fresh(timed.format(code))))
+            taken = float(fresh(timed.format(code)))
+            if round:
+                times.append(taken)
     ratio = min(seconds[RUNTIME]) / min(seconds[OWN])
     assert ratio < 1.5, seconds
 
