@@ -45,7 +45,7 @@ class QuantizeReport:
 
 def quantize(
     bundle: Bundle,
-    precision: Precision,
+    precision: Precision | str,
     *,
     block_size: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -56,6 +56,7 @@ def quantize(
     weight matrices' bytes could be quantized, when weights are not finite or the block size does
     not fit; the bundle is then as it was.
     """
+    precision = Precision.parse(precision)
     if precision not in _BITS:
         raise QuantizeError(
             f"{precision} is what a bundle is exported in; quantize to {', '.join(_BITS)}"
