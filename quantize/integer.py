@@ -61,73 +61,65 @@ class QuantizedWeights:
     """Original's name -> (bits, block size)."""
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """One run over a graph: what every replacement needs."""
+
+    graph: ir.Graph
+    recipe: IntegerRecipe
+    result: QuantizedWeights
+    progress: Callable[[str], None]
+
+
 def quantize_integers(
     model: ir.Model,
     recipe: IntegerRecipe,
     progress: Callable[[str], None] = lambda _: None,
 ) -> QuantizedWeights:
     """Replace every matrix of `model`, a fused fp32 graph, in place."""
-    graph = model.graph
-    result = QuantizedWeights()
-    for node in list(graph):
-        if node.op_type == "MatMul" and _weight(node.inputs[1]) is not None:
-            _replace_matmul(graph, node, recipe, result, progress)
-        elif node.op_type == "Gather" and _weight(node.inputs[0]) is not None:
-            _replace_gather(graph, node, recipe, result, progress)
-        elif node.op_type == "Gemm" and _weight(node.inputs[1]) is not None:
-            _replace_head(graph, node, recipe, result, progress)
+    work = _Pass(model.graph, recipe, QuantizedWeights(), progress)
+    for node in list(model.graph):
+        if node.op_type == "MatMul" and _is_weight(node.inputs[1]):
+            _replace_matmul(work, node)
+        elif node.op_type == "Gather" and _is_weight(node.inputs[0]):
+            _replace_gather(work, node)
+        elif node.op_type == "Gemm" and _is_weight(node.inputs[1]):
+            _replace_head(work, node)
     drop_unused(model)
-    return result
+    return work.result
 
 
-def _replace_matmul(
-    graph: ir.Graph,
-    node: ir.Node,
-    recipe: IntegerRecipe,
-    result: QuantizedWeights,
-    progress: Callable[[str], None],
-) -> None:
+def _replace_matmul(work: _Pass, node: ir.Node) -> None:
     x, weight = node.inputs
-    name, output = _name(weight), node.outputs[0]
-    table = _table(graph, name, recipe.bits, recipe, result, progress, transposed=True)
+    output = node.outputs[0]
+    table = _table(work, _name(weight), work.recipe.bits, transposed=True)
     bias = None
     users = [use.node for use in output.uses()]
-    if len(users) == 1 and users[0].op_type == "Add" and _weight(users[0].inputs[1]) is not None:
+    if len(users) == 1 and users[0].op_type == "Add" and _is_weight(users[0].inputs[1]):
         bias, output = users[0].inputs[1], users[0].outputs[0]
-    _insert_matmul(graph, node, x, table, bias, output)
+    _insert_matmul(work.graph, node, x, table, bias, output)
 
 
-def _replace_head(
-    graph: ir.Graph,
-    gemm: ir.Node,
-    recipe: IntegerRecipe,
-    result: QuantizedWeights,
-    progress: Callable[[str], None],
-) -> None:
+def _replace_head(work: _Pass, gemm: ir.Node) -> None:
     """Reshape, Gemm(transB), Reshape -> MatMulNBits, which takes three dimensions as they are."""
     flatten = gemm.inputs[0].producer() if gemm.inputs[0] is not None else None
     users = [use.node for use in gemm.outputs[0].uses()]
     if flatten is None or flatten.op_type != "Reshape" or [u.op_type for u in users] != ["Reshape"]:
         raise QuantizeError(f"{gemm.name}: is not the head of a graph that gpt2edge exported")
-    table = _table(graph, _name(gemm.inputs[1]), recipe.bits, recipe, result, progress)
-    _insert_matmul(graph, gemm, flatten.inputs[0], table, None, users[0].outputs[0])
+    table = _table(work, _name(gemm.inputs[1]), work.recipe.bits)
+    _insert_matmul(work.graph, gemm, flatten.inputs[0], table, None, users[0].outputs[0])
 
 
-def _replace_gather(
-    graph: ir.Graph,
-    node: ir.Node,
-    recipe: IntegerRecipe,
-    result: QuantizedWeights,
-    progress: Callable[[str], None],
-) -> None:
+def _replace_gather(work: _Pass, node: ir.Node) -> None:
     """(B, S) -> GatherBlockQuantized -> (B, S, blocks, block) -> Reshape -> (B, S, E)."""
+    graph = work.graph
     weight, ids = node.inputs
     name = _name(weight)
-    bits = recipe.position_bits if name == POSITIONS else recipe.bits
-    table = _table(graph, name, bits, recipe, result, progress)
+    bits = work.recipe.position_bits if name == POSITIONS else work.recipe.bits
+    table = _table(work, name, bits)
     gathered = ir.node(
         "GatherBlockQuantized",
-        [table.packed, ids, _scales_3d(graph, table, result)],
+        [table.packed, ids, _scales_3d(work, table)],
         attributes={
             "bits": bits, "block_size": table.block_size, "gather_axis": 0, "quantize_axis": 2,
         },
@@ -164,26 +156,18 @@ class _Table:
     n_in: int
 
 
-def _table(
-    graph: ir.Graph,
-    name: str,
-    bits: int,
-    recipe: IntegerRecipe,
-    result: QuantizedWeights,
-    progress: Callable[[str], None],
-    *,
-    transposed: bool = False,
-) -> _Table:
+def _table(work: _Pass, name: str, bits: int, *, transposed: bool = False) -> _Table:
     """The quantized initializers of the weight `name`; made on first use."""
+    graph, result = work.graph, work.result
     tensor = graph.initializers[name].const_value
     if tensor is None:
         raise QuantizeError(f"{name}: has no values in this graph")
     packed_name, scales_name = f"{name}_q{bits}", f"{name}_scales"
     weight = tensor.numpy()
     n_out, n_in = weight.shape[::-1] if transposed else weight.shape
-    block_size = recipe.block_for(name, n_in)
+    block_size = work.recipe.block_for(name, n_in)
     if packed_name not in graph.initializers:
-        progress(name)
+        work.progress(name)
         blocks: BlockWeights = quantize_blocks(
             weight.T if transposed else weight, bits=bits, block_size=block_size, name=name
         )
@@ -199,8 +183,9 @@ def _table(
     )
 
 
-def _scales_3d(graph: ir.Graph, table: _Table, result: QuantizedWeights) -> ir.Value:
+def _scales_3d(work: _Pass, table: _Table) -> ir.Value:
     """The scales as (V, blocks, 1), for GatherBlockQuantized; MatMulNBits has (V, blocks)."""
+    graph, result = work.graph, work.result
     name = f"{table.scales.name}_3d"
     if name not in graph.initializers:
         scales = result.tensors[str(table.scales.name)].numpy()
@@ -251,8 +236,8 @@ def _take_place(graph: ir.Graph, old: ir.Node, nodes: list[ir.Node], output: ir.
     ir.convenience.replace_all_uses_with(output, new)
 
 
-def _weight(value: ir.Value | None) -> ir.Value | None:
-    return value if value is not None and value.is_initializer() else None
+def _is_weight(value: ir.Value | None) -> bool:
+    return value is not None and value.is_initializer()
 
 
 def _name(value: ir.Value | None) -> str:
