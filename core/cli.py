@@ -113,8 +113,10 @@ def _report(error: BaseException) -> int:
         case Gpt2EdgeError():
             return _say(str(error), error.exit_code)
         case ImportError(name=str(name)) if name.split(".")[0] in _EXTRAS:
+            missing = isinstance(error, ModuleNotFoundError)
+            why = "which is not installed" if missing else f"which cannot be loaded ({error})"
             extra = _EXTRAS[name.split(".")[0]]
-            return _say(f"this needs {name}, {error}: pip install 'gpt2edge[{extra}]'", 2)
+            return _say(f"this needs {name}, {why}: pip install 'gpt2edge[{extra}]'", 2)
         case MemoryError():
             return _say("out of memory", 2)
         case OSError():
