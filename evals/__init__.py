@@ -5,7 +5,8 @@ from .evaluate import evaluate
 from .gate import Thresholds, Verdict, parse_share
 from .lambada import LambadaResult
 from .picture import draw_drift
-from .report import EvalReport, VariantResult
+from .report import EvalReport
+from .results import VariantResult
 from .scores import Perplexity
 from .windows import Window, sliding_windows
 

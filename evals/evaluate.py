@@ -1,49 +1,34 @@
 """`gpt2edge eval`: every variant of a bundle against the original, on the same windows of a text.
 
-The original runs in PyTorch and each variant on ONNX Runtime, window by window, so that the logits
-of only one batch of windows are in memory at a time.
+The original runs in PyTorch and each variant on ONNX Runtime.
 """
 
 from __future__ import annotations
 
 import hashlib
+import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..bundle import Bundle
 from ..errors import EvalError
-from ..runtime import Model, Tokenizer, load
-from .drift import Drift, TokenDrift, token_drift
-from .gate import Thresholds, judge
+from ..files import sha256_of
+from ..runtime import Model, load
+from .gate import Thresholds
 from .lambada import LambadaResult, MaskedLogits, Passage, read_passages, score_passages
-from .report import EvalReport, Scored, VariantResult
-from .scores import Floats, Floats32, Ints, Perplexity, token_nll
-from .windows import Window, batches, sliding_windows
+from .original import Original, common_tokenizer, torch_threads
+from .report import EvalReport
+from .results import Scored, VariantResult
+from .tally import tally_windows
+from .windows import sliding_windows
 
-if TYPE_CHECKING:
-    from ..model.weights import Checkpoint
-
-_LOGITS_AT_ONCE = 64_000_000  # floats of one batch's logits: 256 MB
 _TOOLS = ("gpt2edge", "torch", "onnxruntime", "numpy", "tiktoken")
-
-
-@dataclass
-class _Tally:
-    """Per-token numbers of one model, collected over the windows."""
-
-    nll: list[Floats] = field(default_factory=list)
-    drift: list[TokenDrift] = field(default_factory=list)
-
-    @property
-    def all_nll(self) -> Floats:
-        return np.concatenate(self.nll)
 
 
 def evaluate(
@@ -73,58 +58,43 @@ def evaluate(
         thresholds: what `EvalReport.exit_code` is decided by.
 
     Raises EvalError when something cannot be compared: another model or vocabulary, a text too
-    short. A number that is not finite is reported as such and fails its thresholds.
+    short, a passage that cannot be used, an original that is broken; all but the last before
+    anything is measured. A variant whose numbers are not finite is reported so and never passes.
     """
     from ..model.weights import load_checkpoint
 
     limits = thresholds or Thresholds()
+    if limits.max_lambada_drop is not None and lambada is None:
+        raise EvalError("max_lambada_drop was given and no LAMBADA file to measure it on")
+    length, step = _window(bundle, window, stride)
     models = _open_variants(bundle, variants, provider, threads)
     original = load_checkpoint(checkpoint)
-    tokenizer = _common_tokenizer(bundle, models[0], original, text)
+    tokenizer = common_tokenizer(bundle, models[0], original, text)
     tokens = np.asarray(tokenizer.encode(text)[:max_tokens], np.int64)
     if max_tokens is not None:
         text = tokenizer.decode(tokens.tolist())
-    length = bundle.config.n_positions if window is None else window
-    if length > bundle.config.n_positions:
-        raise EvalError(
-            f"a window of {length} tokens exceeds the context window of {bundle.config.n_positions}"
-        )
-    step = max(1, length // 2) if stride is None else stride
     windows = sliding_windows(len(tokens), length=length, stride=step)
-
-    run_original = _torch_logits(original, threads)
-    tallies = _score(tokens, windows, run_original, models, progress)
     passages = (
         read_passages(lambada, tokenizer.encode, window=bundle.config.n_positions, limit=limit)
         if lambada is not None
         else []
     )
-    runs: list[MaskedLogits] = [run_original, *(model.logits for model in models)]
-    last_words = _score_lambada(passages, runs, progress)
 
+    run_original = Original(original)
+    with torch_threads(threads):
+        with _bar(len(windows), "windows", progress) as advance:
+            tallies = tally_windows(
+                tokens, windows, run_original, [model.logits for model in models],
+                vocab_size=bundle.config.vocab_size, on_batch=advance,
+            )  # fmt: skip
+        last_words = _score_lambada(
+            passages, [run_original, *(model.logits for model in models)], progress
+        )
     words, size = len(text.split()), len(text.encode())
     scored = [
-        Scored(perplexity=Perplexity.of(tally.all_nll, words=words, size=size), lambada=last_word)
+        Scored(perplexity=tally.perplexity(words=words, size=size), lambada=last_word)
         for tally, last_word in zip(tallies, last_words, strict=True)
     ]
-    results = []
-    for model, tally, score in zip(models, tallies[1:], scored[1:], strict=True):
-        drift = Drift.of(
-            TokenDrift.join(tally.drift),
-            original_nll=tallies[0].all_nll,
-            variant_nll=tally.all_nll,
-        )
-        measured = _measured(drift, scored[0].lambada, score.lambada)
-        results.append(
-            VariantResult(
-                name=model.variant.name,
-                precision=str(model.variant.precision),
-                size_bytes=bundle.bytes_of(model.variant),
-                scored=score,
-                drift=drift,
-                verdicts=tuple(judge(limits, measured)),
-            )
-        )
     return EvalReport(
         bundle=str(bundle.path),
         checkpoint=original.source,
@@ -137,86 +107,44 @@ def evaluate(
         },
         window=length,
         stride=step,
-        lambada=None if lambada is None else {"source": str(lambada), "passages": len(passages)},
+        lambada=None if lambada is None else _facts(lambada, len(passages)),
+        provider=provider,
+        threads=threads,
         thresholds=limits,
         versions=dict(_versions()),
         files={name: record.sha256 for name, record in bundle.manifest.files.items()},
         original=scored[0],
-        variants=tuple(results),
+        variants=tuple(
+            VariantResult.of(
+                name=model.variant.name,
+                precision=str(model.variant.precision),
+                size_bytes=bundle.bytes_of(model.variant),
+                scored=score,
+                original=scored[0],
+                drift=tally.drift_from(tallies[0]),
+                thresholds=limits,
+            )
+            for model, tally, score in zip(models, tallies[1:], scored[1:], strict=True)
+        ),
     )
+
+
+def _window(bundle: Bundle, window: int | None, stride: int | None) -> tuple[int, int]:
+    """Length and stride, by default the whole context window and half of it."""
+    longest = bundle.config.n_positions
+    length = longest if window is None else window
+    if length > longest:
+        raise EvalError(f"a window of {length} tokens exceeds the context window of {longest}")
+    return length, max(1, length // 2) if stride is None else stride
 
 
 def _open_variants(
     bundle: Bundle, names: Sequence[str] | None, provider: str, threads: int | None
 ) -> list[Model]:
-    chosen = list(names) if names else list(bundle.manifest.variants)
+    chosen = dict.fromkeys(names or bundle.manifest.variants)  # each once, in order
     if not chosen:
         raise EvalError(f"{bundle.path}: holds no variant to evaluate")
     return [load(bundle, name, provider=provider, threads=threads) for name in chosen]
-
-
-def _common_tokenizer(bundle: Bundle, model: Model, original: Checkpoint, text: str) -> Tokenizer:
-    if original.config != bundle.config:
-        raise EvalError(
-            f"{bundle.path} is not a bundle of {original.source}: their config.json differ"
-        )
-    if model.tokenizer is None:
-        raise EvalError(f"{bundle.path}: has no tokenizer, so it cannot read a text")
-    if original.tokenizer_folder is not None:
-        theirs = Tokenizer.from_folder(original.tokenizer_folder)
-        sample = text[:100_000]
-        if theirs.encode(sample) != model.tokenizer.encode(sample):
-            raise EvalError(f"{bundle.path} and {original.source} tokenize the text differently")
-    return model.tokenizer
-
-
-def _torch_logits(
-    checkpoint: Checkpoint, threads: int | None
-) -> Callable[[Ints, Ints | None], Floats32]:
-    """The original as a function of ids and mask."""
-    import torch
-
-    model = checkpoint.model.eval()
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-    @torch.inference_mode()
-    def logits(ids: Ints, mask: Ints | None = None) -> Floats32:
-        given = None if mask is None else torch.from_numpy(mask)
-        out: Floats32 = model(torch.from_numpy(ids), given)[0].numpy()
-        return out
-
-    return logits
-
-
-def _score(
-    tokens: Ints,
-    windows: Sequence[Window],
-    original: Callable[[Ints, None], Floats32],
-    models: Sequence[Model],
-    progress: bool,
-) -> list[_Tally]:
-    """Tallies of the original and of every model, in that order."""
-    tallies = [_Tally() for _ in range(1 + len(models))]
-    vocabulary = models[0].config.vocab_size
-    size = max(1, min(32, _LOGITS_AT_ONCE // (windows[0].length * vocabulary)))
-    with _bar(len(windows), "windows", progress) as advance:
-        for batch in batches(windows, size):
-            ids = np.stack([tokens[w.start : w.end - 1] for w in batch])
-            targets = [tokens[w.scored : w.end] for w in batch]
-            wanted = _counted(original(ids, None), batch)
-            tallies[0].nll += [token_nll(*pair) for pair in zip(wanted, targets, strict=True)]
-            for model, tally in zip(models, tallies[1:], strict=True):
-                got = _counted(model.logits(ids), batch)
-                tally.nll += [token_nll(*pair) for pair in zip(got, targets, strict=True)]
-                tally.drift += [token_drift(*pair) for pair in zip(wanted, got, strict=True)]
-            advance(len(batch))
-    return tallies
-
-
-def _counted(logits: Floats32, batch: Sequence[Window]) -> list[Floats32]:
-    """Of each window's logits, the rows whose predictions count."""
-    return [rows[window.first_row :] for rows, window in zip(logits, batch, strict=True)]
 
 
 def _score_lambada(
@@ -228,23 +156,13 @@ def _score_lambada(
         return [score_passages(passages, run, advance) for run in runs]
 
 
-def _measured(
-    drift: Drift, original: LambadaResult | None, variant: LambadaResult | None
-) -> dict[str, float]:
-    measured = {
-        "max_ppl_increase": drift.ppl_ratio - 1,
-        "min_top1_agreement": drift.top1_agreement,
-        "max_mean_kl": drift.mean_kl_nats,
-        "max_p99_kl": drift.p99_kl_nats,
-        "max_logit_diff": drift.max_abs_logit_diff,
-    }
-    if original is not None and variant is not None:
-        measured["max_lambada_drop"] = original.accuracy - variant.accuracy
-    return measured
+def _facts(lambada: Path, passages: int) -> dict[str, Any]:
+    return {"source": str(lambada), "sha256": sha256_of(lambada), "passages": passages}
 
 
 def _versions() -> Iterator[tuple[str, str]]:
     yield "python", sys.version.split()[0]
+    yield "platform", platform.platform()
     for name in _TOOLS:
         try:
             yield name, version(name)

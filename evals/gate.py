@@ -1,12 +1,13 @@
-"""Thresholds, verdicts and the exit code: the part that decides whether a release goes out."""
+"""Thresholds and verdicts: the part that decides whether a release goes out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
 from ..errors import ConfigError
+
+_SHARES = ("min_top1_agreement", "max_lambada_drop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,9 @@ class Thresholds:
         for name, value in asdict(self).items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} must be a number of at least 0, but is {value!r}")
+            if name in _SHARES and value is not None and value > 1:
+                # Asked as 97 for 97%, the one could never be met and the other never be missed.
+                raise ConfigError(f"{name} is a share of at most 1 (97% or 0.97), but is {value!r}")
 
     @property
     def any(self) -> bool:
@@ -56,11 +60,6 @@ def judge(thresholds: Thresholds, measured: dict[str, float]) -> list[Verdict]:
         passed = value >= limit if field.name.startswith("min_") else value <= limit
         verdicts.append(Verdict(field.name, limit, value, passed))
     return verdicts
-
-
-def exit_code(verdicts: Iterable[Verdict]) -> int:
-    """0 when every threshold holds, 1 when one does not."""
-    return 0 if all(verdict.passed for verdict in verdicts) else 1
 
 
 def parse_share(text: str) -> float:

@@ -7,16 +7,17 @@ context, a blank and the word the target; right when greedy decoding gives exact
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import EvalError
-from .scores import Floats32, Ints, token_nll
+from ..errors import EvalError, PromptError
+from .scores import Floats32, Ints, exp_or_inf, token_nll
 
 BATCH = 8
+TOKENS_AT_ONCE = 1024  # of one batch, padding included: what a window of GPT-2's has
 
 MaskedLogits = Callable[[Ints, Ints], Floats32]
 """A model: ids and mask, both (B, S), right-padded -> logits (B, S, V)."""
@@ -28,6 +29,11 @@ class Passage:
 
     context: tuple[int, ...]
     target: tuple[int, ...]
+
+    @property
+    def fed(self) -> tuple[int, ...]:
+        """What the model reads; not the last token, as nothing after it is asked for."""
+        return (*self.context, *self.target)[:-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +51,13 @@ class LambadaResult:
 def read_passages(
     path: Path, encode: Callable[[str], list[int]], *, window: int, limit: int | None = None
 ) -> list[Passage]:
-    """Passages of a JSONL file of {"text": ...}; contexts are cut on the left to fit the window.
+    """Passages of JSON lines of {"text": ...}; contexts are cut on the left to fit the window.
 
     Raises EvalError naming the first line that cannot be used.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: what Unicode calls the end of a line may stand inside a JSON string.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as reason:
         raise EvalError(f"{path}: cannot be read: {reason.strerror}") from None
     except UnicodeDecodeError as reason:
@@ -60,7 +67,11 @@ def read_passages(
         if limit is not None and len(passages) == limit:
             break
         if line.strip():
-            passages.append(_passage(line, f"{path}:{number}", encode, window))
+            where = f"{path}:{number}"
+            try:
+                passages.append(_passage(line, where, encode, window))
+            except PromptError as reason:  # a lone surrogate, which JSON can spell
+                raise EvalError(f"{where}: {reason}") from None
     if not passages:
         raise EvalError(f"{path}: holds no passage")
     return passages
@@ -72,13 +83,10 @@ def score_passages(
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> LambadaResult:
     """Accuracy and perplexity of the last words; `on_batch` is told how many were scored."""
-    order = sorted(range(len(passages)), key=lambda i: len(passages[i].context))
     right = np.zeros(len(passages))
     nll = np.zeros(len(passages))
-    for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]
-        # The last token is never fed: nothing after it is asked for.
-        fed = [(*passages[i].context, *passages[i].target)[:-1] for i in rows]
+    for rows in _batches(passages):
+        fed = [passages[i].fed for i in rows]
         ids = np.zeros((len(rows), max(map(len, fed))), np.int64)
         mask = np.zeros_like(ids)
         for row, tokens in enumerate(fed):
@@ -89,22 +97,37 @@ def score_passages(
             target = np.asarray(passages[i].target)
             first = len(passages[i].context) - 1
             predicted = out[row, first : first + len(target)]
-            right[i] = (predicted.argmax(-1) == target).all()
             nll[i] = token_nll(predicted, target).sum()
+            # Among logits that are no numbers there is no likeliest.
+            right[i] = np.isfinite(nll[i]) and (predicted.argmax(-1) == target).all()
         on_batch(len(rows))
     accuracy = float(right.mean())
     return LambadaResult(
         accuracy=accuracy,
         accuracy_stderr=float(np.sqrt(accuracy * (1 - accuracy) / len(passages))),
-        target_perplexity=float(np.exp(nll.mean())) if np.isfinite(nll).all() else float("nan"),
+        target_perplexity=exp_or_inf(float(nll.mean())),
         passages=len(passages),
     )
+
+
+def _batches(passages: Sequence[Passage]) -> Iterator[list[int]]:
+    """Indices of passages of about equal length, as many together as memory has room for."""
+    batch: list[int] = []
+    for i in sorted(range(len(passages)), key=lambda i: len(passages[i].fed)):
+        if batch and (
+            len(batch) == BATCH or (len(batch) + 1) * len(passages[i].fed) > TOKENS_AT_ONCE
+        ):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _passage(line: str, where: str, encode: Callable[[str], list[int]], window: int) -> Passage:
     try:
         row = json.loads(line)
-    except ValueError as reason:
+    except (ValueError, RecursionError) as reason:
         raise EvalError(f"{where}: not JSON: {reason}") from None
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import atomic_path
-from .report import EvalReport, VariantResult
+from .report import EvalReport
+from .results import VariantResult
 
 _LOWEST_KL = 1e-9  # below this, drift is rounding; a log axis needs a floor
 
@@ -19,7 +20,7 @@ def draw_drift(report: EvalReport, path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     largest = max(variant.size_bytes for variant in report.variants) / 1e6
-    sound = [v for v in report.variants if math.isfinite(v.drift.mean_kl_nats)]
+    sound = [v for v in report.variants if v.sound]
     for points in _together(sound, largest):
         size, height = _place(points[0])
         color = "tab:blue" if all(variant.passed for variant in points) else "tab:red"
@@ -38,7 +39,7 @@ def draw_drift(report: EvalReport, path: Path) -> None:
     axes.margins(y=0.2)
     axes.set_xlabel("size on disk (MB)")
     axes.set_ylabel("drift: mean KL divergence from the original (nats)")
-    broken = [variant.name for variant in report.variants if variant not in sound]
+    broken = [variant.name for variant in report.variants if not variant.sound]
     note = f" (not a number: {', '.join(broken)})" if broken else ""
     axes.set_title(f"{report.bundle}: smaller against truer{note}")
     axes.grid(True, which="major", alpha=0.3)

@@ -7,32 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .drift import Drift
-from .gate import Thresholds, Verdict, exit_code
-from .lambada import LambadaResult
-from .scores import Perplexity
+from ..errors import ConfigError, EvalError
+from .gate import Thresholds
+from .results import Scored, VariantResult
 
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What one model scored."""
-
-    perplexity: Perplexity
-    lambada: LambadaResult | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class VariantResult:
-    name: str
-    precision: str
-    size_bytes: int
-    scored: Scored
-    drift: Drift
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(verdict.passed for verdict in self.verdicts)
+FORMAT = "gpt2edge-eval"
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +25,8 @@ class EvalReport:
     window: int
     stride: int
     lambada: Mapping[str, Any] | None
+    provider: str
+    threads: int | None
     thresholds: Thresholds
     versions: Mapping[str, str]
     files: Mapping[str, str]
@@ -54,13 +36,43 @@ class EvalReport:
 
     @property
     def exit_code(self) -> int:
-        """0: every threshold holds (or none was given); 1: a variant drifted too far."""
-        return exit_code(verdict for variant in self.variants for verdict in variant.verdicts)
+        """0: every threshold holds (or none was given); 1: a variant drifted or is broken."""
+        return 0 if all(variant.passed for variant in self.variants) else 1
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: a number that is not finite becomes null."""
-        data: dict[str, Any] = _finite({**asdict(self), "exit_code": self.exit_code})
+        data: dict[str, Any] = _finite(
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                **asdict(self),
+                "exit_code": self.exit_code,
+            }
+        )
         return data
+
+    @classmethod
+    def from_dict(cls, data: Any) -> EvalReport:
+        """The report that `to_dict` wrote; raises EvalError for anything else."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise EvalError(f"no report of `gpt2edge eval`: its format is not {FORMAT}")
+        if data.get("format_version") != FORMAT_VERSION:
+            raise EvalError(
+                f"the report has format version {data.get('format_version')!r}, "
+                f"but this gpt2edge reads {FORMAT_VERSION}"
+            )
+        derived = {"format", "format_version", "exit_code"}
+        try:
+            return cls(
+                **{
+                    **{key: value for key, value in data.items() if key not in derived},
+                    "thresholds": Thresholds(**data["thresholds"]),
+                    "original": Scored.from_dict(data["original"]),
+                    "variants": tuple(map(VariantResult.from_dict, data["variants"])),
+                }
+            )
+        except (KeyError, TypeError, AttributeError, ConfigError) as reason:
+            raise EvalError(f"the report is damaged: {reason}") from None
 
     def to_table(self) -> str:
         """The table as text of fixed width."""
@@ -112,7 +124,7 @@ class EvalReport:
                 rows, (self.original, *(v.scored for v in self.variants)), strict=True
             ):
                 row.append(f"{100 * scored.lambada.accuracy:.2f}" if scored.lambada else "")
-        if self.thresholds.any:
+        if self.thresholds.any or self.exit_code:
             head.append("verdict")
             for row, result in zip(rows, (None, *self.variants), strict=True):
                 row.append("" if result is None else "pass" if result.passed else "FAIL")
@@ -120,11 +132,16 @@ class EvalReport:
 
     def _failures(self) -> list[str]:
         lines = [
+            f"FAIL {variant.name}: its logits are not finite numbers"
+            for variant in self.variants
+            if not variant.sound
+        ]
+        lines += [
             f"FAIL {variant.name}: {verdict.threshold} is {verdict.measured:.4g}, "
             f"the limit {verdict.limit:g}"
             for variant in self.variants
             for verdict in variant.verdicts
-            if not verdict.passed
+            if variant.sound and not verdict.passed
         ]
         return ["", *lines] if lines else []
 

@@ -47,9 +47,9 @@ class Perplexity:
             tokens=len(nll),
             nll_nats=mean,
             nll_stderr=spread / math.sqrt(len(nll)),
-            per_token=_exp(mean),
-            per_word=_exp(total / max(1, words)),
-            per_byte=_exp(total / max(1, size)),
+            per_token=exp_or_inf(mean),
+            per_word=exp_or_inf(total / max(1, words)),
+            per_byte=exp_or_inf(total / max(1, size)),
             bits_per_byte=total / max(1, size) / math.log(2),
         )
 
@@ -57,27 +57,33 @@ class Perplexity:
         return asdict(self)
 
 
-def log_softmax(logits: Floats32) -> Floats:
-    """Log-probabilities (n, V) in float64."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    wide -= np.log(np.exp(wide).sum(axis=-1, keepdims=True))
-    return wide
-
-
-def token_nll(logits: Floats32, targets: Ints) -> Floats:
-    """Negative log-likelihood in nats of each target: logits (n, V), targets (n,)."""
-    parts = [
-        -log_softmax(logits[i : i + ROWS_AT_ONCE])[
-            np.arange(len(targets[i : i + ROWS_AT_ONCE])), targets[i : i + ROWS_AT_ONCE]
-        ]
-        for i in range(0, len(targets), ROWS_AT_ONCE)
-    ]
+def log_total(logits: Floats32) -> Floats:
+    """Log of the sum of exp of each row of logits (n, V), in float64: the softmax's normalizer."""
+    parts = [_rows_total(logits[i : i + ROWS_AT_ONCE]) for i in range(0, len(logits), ROWS_AT_ONCE)]
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def _exp(value: float) -> float:
+def token_nll(logits: Floats32, targets: Ints, totals: Floats | None = None) -> Floats:
+    """Negative log-likelihood in nats of each target: logits (n, V), targets (n,).
+
+    `totals`: the `log_total` of these logits, where it is known already.
+    """
+    totals = log_total(logits) if totals is None else totals
+    return totals - logits[np.arange(len(targets)), targets]
+
+
+def exp_or_inf(value: float) -> float:
+    """exp, where a perplexity too large for a float is infinite; NaN stays NaN."""
     try:
         return math.exp(value)
     except OverflowError:
         return math.inf
+
+
+def _rows_total(logits: Floats32) -> Floats:
+    wide = logits.astype(np.float64)
+    highest = wide.max(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # a broken row becomes NaN, which whoever judges sees
+        wide -= highest
+        total: Floats = highest[:, 0] + np.log(np.exp(wide, out=wide).sum(axis=-1))
+    return total

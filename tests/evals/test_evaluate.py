@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -38,30 +39,26 @@ def report(tiny_bundle: Path, tiny_folder: Path, text: str) -> EvalReport:
 def test_perplexity_is_transformers(
     report: EvalReport, tiny_folder: Path, tiny_bundle: Path, text: str
 ) -> None:
-    """Every token by itself: the context that its window gives it, and transformers' own loss."""
+    """As Hugging Face's guide to perplexity does it: labels of -100 where a token is context."""
     model = GPT2LMHeadModel.from_pretrained(tiny_folder).eval()
     ids = Tokenizer.from_folder(tiny_bundle).encode(text)
-    losses = []
-    end = 65
-    for token in range(1, len(ids)):
-        while token >= end:
-            end = min(end + 24, len(ids))
-        start = max(0, end - 65)
-        context = torch.tensor([ids[start : token + 1]])
+    total, scored, end = 0.0, 1, 65
+    while scored < len(ids):
+        end = min(end, len(ids))
+        context = torch.tensor([ids[max(0, end - 65) : end]])
         labels = context.clone()
-        labels[:, :-1] = -100
+        labels[:, : -(end - scored)] = -100
         with torch.no_grad():
-            losses.append(model(context, labels=labels).loss.item())
-    wanted = np.mean(losses)
-    for scored in (report.original, report.variants[0].scored, report.variants[1].scored):
-        assert scored.perplexity.tokens == len(ids) - 1
-        assert scored.perplexity.nll_nats == pytest.approx(wanted, rel=1e-4)
-        assert scored.perplexity.per_token == pytest.approx(math.exp(wanted), rel=1e-4)
-        total = wanted * (len(ids) - 1)
-        assert scored.perplexity.per_word == pytest.approx(
-            math.exp(total / len(text.split())), rel=1e-3
-        )
-        assert scored.perplexity.bits_per_byte == pytest.approx(
+            total += model(context, labels=labels).loss.item() * (end - scored)
+        scored, end = end, end + 24
+    wanted = total / (len(ids) - 1)
+    fp32, portable = (variant.scored for variant in report.variants[:2])
+    for perplexity in (report.original.perplexity, fp32.perplexity, portable.perplexity):
+        assert perplexity.tokens == len(ids) - 1
+        assert perplexity.nll_nats == pytest.approx(wanted, rel=1e-5)
+        assert perplexity.per_token == pytest.approx(math.exp(wanted), rel=1e-4)
+        assert perplexity.per_word == pytest.approx(math.exp(total / len(text.split())), rel=1e-3)
+        assert perplexity.bits_per_byte == pytest.approx(
             total / len(text.encode()) / math.log(2), rel=1e-4
         )
 
@@ -88,6 +85,11 @@ def test_the_report_as_json_and_markdown(report: EvalReport) -> None:
     assert data["text"]["source"] == "topics"
     assert len(data["text"]["sha256"]) == 64
     assert data["files"]["onnx/model.onnx"]
+    assert data["provider"] == "cpu"
+    again = EvalReport.from_dict(data)
+    assert again.to_dict() == data
+    assert again.to_table() == report.to_table()
+    assert again.exit_code == report.exit_code
     assert {"gpt2edge", "onnxruntime", "torch"} <= data["versions"].keys()
     assert [row["name"] for row in data["variants"]] == VARIANTS
     lines = report.to_markdown().splitlines()
@@ -106,7 +108,11 @@ def test_the_picture(report: EvalReport, tmp_path: Path) -> None:
 
 
 def test_a_variant_that_is_broken_never_passes(
-    tiny_bundle: Path, tiny_folder: Path, text: str, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path,
+    tiny_folder: Path,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     from gpt2edge.runtime import Model
 
@@ -118,13 +124,17 @@ def test_a_variant_that_is_broken_never_passes(
         return out
 
     monkeypatch.setattr(Model, "logits", broken)
-    with np.errstate(invalid="ignore"):
+    for thresholds in (Thresholds(max_ppl_increase=1e9), Thresholds(min_top1_agreement=0), None):
         result = evaluate(
             Bundle.open(tiny_bundle), tiny_folder, text, variants=["int8"], max_tokens=100,
-            thresholds=Thresholds(max_ppl_increase=1e9),
+            thresholds=thresholds,
         )  # fmt: skip
-    assert result.exit_code == 1
-    json.dumps(result.to_dict(), allow_nan=False)
+        assert result.exit_code == 1
+        assert not result.variants[0].sound
+        assert "FAIL int8: its logits are not finite numbers" in result.to_table()
+        data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+        assert EvalReport.from_dict(data).to_dict() == data
+    draw_drift(result, tmp_path / "drift.png")
 
 
 def test_max_tokens_and_lambada(
@@ -133,12 +143,14 @@ def test_max_tokens_and_lambada(
     passages = tmp_path / "lambada.jsonl"
     passages.write_text('{"text": "The import statement binds a name"}\n' * 3)
     result = evaluate(
-        Bundle.open(tiny_bundle), tiny_folder, text, variants=["fp32"], max_tokens=50,
+        Bundle.open(tiny_bundle), tiny_folder, text, variants=["fp32", "fp32"], max_tokens=50,
         lambada=passages, limit=2, thresholds=Thresholds(max_lambada_drop=0.0),
     )  # fmt: skip
+    assert [variant.name for variant in result.variants] == ["fp32"]
     assert result.text["tokens"] == 50
     assert result.original.perplexity.tokens == 49
-    assert result.lambada == {"source": str(passages), "passages": 2}
+    digest = hashlib.sha256(passages.read_bytes()).hexdigest()
+    assert result.lambada == {"source": str(passages), "sha256": digest, "passages": 2}
     ours, theirs = result.variants[0].scored.lambada, result.original.lambada
     assert ours.accuracy == theirs.accuracy
     assert ours.target_perplexity == pytest.approx(theirs.target_perplexity, rel=1e-5)
@@ -156,11 +168,55 @@ def test_what_cannot_be_compared(
         evaluate(bundle, tiny_folder, text, window=257)
     with pytest.raises(Gpt2EdgeError, match="int2"):
         evaluate(bundle, tiny_folder, text, variants=["int2"])
+    with pytest.raises(EvalError, match="max_lambada_drop"):
+        evaluate(bundle, tiny_folder, text, thresholds=Thresholds(max_lambada_drop=0.1))
     other = tmp_path / "other"
     config = bundle.config.__class__(vocab_size=400, n_positions=16, n_embd=16, n_layer=1, n_head=1)
     save_checkpoint(initialize(GPT2(config), seed=0), other)
     with pytest.raises(EvalError, match=r"config\.json differ"):
         evaluate(bundle, other, text)
+
+
+def test_a_bad_passage_is_found_before_anything_is_measured(
+    tiny_bundle: Path,
+    tiny_folder: Path,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gpt2edge.runtime import Model
+
+    monkeypatch.delattr(Model, "logits")
+    passages = tmp_path / "lambada.jsonl"
+    passages.write_text('{"text": "one two"}\n{"text": "one"}\n')
+    with pytest.raises(EvalError, match=r"lambada\.jsonl:2: "):
+        evaluate(Bundle.open(tiny_bundle), tiny_folder, text, variants=["int8"], lambada=passages)
+
+
+def test_the_number_of_torch_threads_is_put_back(tiny_bundle: Path, tiny_folder: Path) -> None:
+    before = torch.get_num_threads()
+    evaluate(
+        Bundle.open(tiny_bundle), tiny_folder, "import it", variants=["int8"], threads=before + 1
+    )
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": "other"}, "no report"),
+        ({"format_version": 2}, "format version 2"),
+        ({"original": None}, "damaged"),
+        ({"thresholds": {"max_moon": 1}}, "damaged"),
+        ({"surprise": 1}, "damaged"),
+        ({"variants": [{}]}, "damaged"),
+    ],
+)
+def test_what_is_no_report(report: EvalReport, change: dict[str, object], words: str) -> None:
+    with pytest.raises(EvalError, match=words):
+        EvalReport.from_dict({**report.to_dict(), **change})
+    with pytest.raises(EvalError, match="no report"):
+        EvalReport.from_dict([])
 
 
 def test_another_vocabulary_is_refused(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gpt2edge.errors import EvalError
-from gpt2edge.evals.lambada import read_passages, score_passages
+from gpt2edge.evals.lambada import Passage, read_passages, score_passages
 from gpt2edge.model.gpt2 import GPT2
 from gpt2edge.runtime import Tokenizer, load
 
@@ -84,6 +84,38 @@ def test_limit_and_blank_lines(tokenizer: Tokenizer, file: Path) -> None:
     assert len(read_passages(file, tokenizer.encode, window=256, limit=2)) == 2
 
 
+def test_what_unicode_calls_a_line_ends_no_row(tokenizer: Tokenizer, file: Path) -> None:
+    texts = ["one\u2028two three", "four\x85five six", "seven eight"]
+    rows = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    file.write_text("\r\n".join(rows), encoding="utf-8")
+    passages = read_passages(file, tokenizer.encode, window=256)
+    assert [tokenizer.decode(p.target) for p in passages] == [" three", " six", " eight"]
+
+
+def test_a_model_without_numbers_knows_no_word(tokenizer: Tokenizer, file: Path) -> None:
+    passages = read_passages(file, tokenizer.encode, window=256)
+    result = score_passages(
+        passages, lambda ids, _: np.full((*ids.shape, tokenizer.vocab_size), np.nan, np.float32)
+    )
+    assert result.accuracy == 0.0
+    assert np.isnan(result.target_perplexity)
+
+
+def test_batches_of_long_passages_are_small(tokenizer: Tokenizer) -> None:
+    lengths = (900, 5, 6, 5, 300, 7, 5, 300, 300, 300, 5, 5, 5, 5)
+    passages = [Passage((1,) * n, (2,)) for n in lengths]
+    shapes = []
+
+    def logits(ids: np.ndarray, _: np.ndarray) -> np.ndarray:
+        shapes.append(ids.shape)
+        return np.zeros((*ids.shape, tokenizer.vocab_size), np.float32)
+
+    assert score_passages(passages, logits).passages == len(lengths)
+    assert sum(rows for rows, _ in shapes) == len(lengths)
+    assert all(rows * length <= 1024 for rows, length in shapes)
+    assert max(rows for rows, _ in shapes) > 1
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -92,6 +124,8 @@ def test_limit_and_blank_lines(tokenizer: Tokenizer, file: Path) -> None:
         ('{"txt": "a b"}', "expected"),
         ('{"text": 3}', "expected"),
         ('{"text": "one"}', "no word before"),
+        ('{"text": "a \\ud800"}', "lone surrogate"),
+        ("[" * 100_000, "not JSON"),
         ('{"text": "a ' + "b" * 400 + '"}', "fills the window"),
     ],
 )

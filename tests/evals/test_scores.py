@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2edge.errors import EvalError
 from gpt2edge.evals import Perplexity, token_drift
 from gpt2edge.evals.drift import Drift
-from gpt2edge.evals.scores import token_nll
+from gpt2edge.evals.scores import log_total, token_nll
 
 
 def random_logits(rows: int, vocabulary: int, scale: float, seed: int) -> np.ndarray:
@@ -17,6 +19,7 @@ def random_logits(rows: int, vocabulary: int, scale: float, seed: int) -> np.nda
     return (scale * rng.standard_normal((rows, vocabulary))).astype(np.float32)
 
 
+@settings(deadline=None)
 @given(
     rows=st.integers(1, 150), vocabulary=st.integers(2, 50),
     scale=st.sampled_from([1e-3, 1.0, 100.0]), seed=st.integers(0, 9),
@@ -30,6 +33,7 @@ def test_losses_are_torchs(rows: int, vocabulary: int, scale: float, seed: int) 
     np.testing.assert_allclose(token_nll(logits, targets), wanted.numpy(), rtol=1e-9, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 50), scale=st.sampled_from([0.01, 1.0, 20.0]))
 def test_divergence_is_torchs(seed: int, scale: float) -> None:
     original = random_logits(70, 31, 3.0, seed)
@@ -57,13 +61,43 @@ def test_numbers_that_are_none_are_not_hidden(bad: float) -> None:
     original = random_logits(10, 8, 1.0, 0)
     variant = original.copy()
     variant[3, 2] = bad
-    with np.errstate(invalid="ignore"):
-        drift = token_drift(original, variant)
-        nll = token_nll(variant, np.zeros(10, np.int64))
+    drift = token_drift(original, variant)
+    nll = token_nll(variant, np.zeros(10, np.int64))
     assert np.isnan(drift.kl_nats[3])
     whole = Drift.of(drift, original_nll=np.zeros(10), variant_nll=nll)
     assert np.isnan(whole.mean_kl_nats)
     assert not whole.ppl_ratio <= 1e9
+
+
+def test_nothing_agrees_with_what_is_no_number() -> None:
+    original = random_logits(10, 8, 1.0, 0)
+    variant = original.copy()
+    # A row's largest is then its NaN, and it lies where the original's largest does.
+    variant[np.arange(10), original.argmax(-1)] = np.nan
+    assert token_drift(original, variant).same_top1.tolist() == [0.0] * 10
+
+
+def test_totals_computed_before_change_nothing() -> None:
+    original, variant = random_logits(70, 31, 3.0, 0), random_logits(70, 31, 3.0, 1)
+    targets = np.arange(70) % 31
+    totals = log_total(original), log_total(variant)
+    np.testing.assert_array_equal(
+        token_nll(variant, targets, totals[1]), token_nll(variant, targets)
+    )
+    for ours, wanted in zip(
+        astuple(token_drift(original, variant, *totals)),
+        astuple(token_drift(original, variant)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, wanted)
+
+
+def test_a_shift_of_all_logits_is_no_divergence() -> None:
+    original = random_logits(20, 31, 3.0, 0)
+    drift = token_drift(original, original + np.float32(8))
+    assert drift.kl_nats.max() < 1e-9
+    assert drift.same_top1.all()
+    assert drift.max_abs_logit_diff == pytest.approx(8, abs=1e-5)
 
 
 def test_the_units_of_perplexity() -> None:

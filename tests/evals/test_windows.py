@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2edge.errors import EvalError
@@ -9,6 +9,7 @@ from gpt2edge.evals import Window, sliding_windows
 from gpt2edge.evals.windows import batches
 
 
+@settings(deadline=None)
 @given(n=st.integers(2, 400), length=st.integers(1, 60), data=st.data())
 def test_every_token_but_the_first_is_scored_once_with_enough_context(n, length, data) -> None:
     stride = data.draw(st.integers(1, length))
@@ -23,6 +24,7 @@ def test_every_token_but_the_first_is_scored_once_with_enough_context(n, length,
             assert token - w.start >= min(token, length - stride + 1)
 
 
+@settings(deadline=None)
 @given(n=st.integers(2, 400), length=st.integers(1, 60), size=st.integers(1, 9))
 def test_batches_keep_order_and_hold_equal_lengths(n: int, length: int, size: int) -> None:
     windows = sliding_windows(n, length=length, stride=max(1, length // 2))

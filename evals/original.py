@@ -1,0 +1,63 @@
+"""The original: a checkpoint in PyTorch, as a function from token ids to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..bundle import Bundle
+from ..errors import EvalError
+from ..runtime import Model, Tokenizer
+from .scores import Floats32, Ints
+
+if TYPE_CHECKING:
+    from ..model.weights import Checkpoint
+
+
+def common_tokenizer(bundle: Bundle, model: Model, original: Checkpoint, text: str) -> Tokenizer:
+    """The bundle's tokenizer.
+
+    Raises EvalError when the bundle is of another model, has no tokenizer, or reads `text` as
+    other tokens than the original's does.
+    """
+    if original.config != bundle.config:
+        raise EvalError(
+            f"{bundle.path} is not a bundle of {original.source}: their config.json differ"
+        )
+    if model.tokenizer is None:
+        raise EvalError(f"{bundle.path}: has no tokenizer, so it cannot read a text")
+    if original.tokenizer_folder is not None:
+        theirs = Tokenizer.from_folder(original.tokenizer_folder)
+        if theirs.encode(text) != model.tokenizer.encode(text):
+            raise EvalError(f"{bundle.path} and {original.source} tokenize the text differently")
+    return model.tokenizer
+
+
+class Original:
+    """The checkpoint's model: ids (B, S) and a mask, if any -> logits (B, S, V) float32."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._model = checkpoint.model.eval()
+
+    def __call__(self, ids: Ints, attention_mask: Ints | None = None) -> Floats32:
+        import torch
+
+        mask = None if attention_mask is None else torch.from_numpy(attention_mask)
+        with torch.inference_mode():
+            logits: Floats32 = self._model(torch.from_numpy(ids), mask)[0].numpy()
+        return logits
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let PyTorch use so many threads inside the block (None: as it is): the setting is global."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
