@@ -42,6 +42,11 @@ class Drift:
     """Share of tokens at which both find the same next token likeliest."""
     max_abs_logit_diff: float
 
+    @property
+    def ppl_percent(self) -> str:
+        """By how much perplexity grew, as a table shows it; no change is never -0.00."""
+        return f"{round(100 * (self.ppl_ratio - 1), 2) + 0.0:+.2f}"
+
     @classmethod
     def of(cls, tokens: TokenDrift, *, original_nll: Floats, variant_nll: Floats) -> Drift:
         return cls(

@@ -28,7 +28,7 @@ def draw_drift(report: EvalReport, path: Path) -> None:
         names = ", ".join(variant.name for variant in points)
         left = size > largest / 2  # where a label to the right would leave the frame
         axes.annotate(
-            f"{names}  {100 * (points[0].drift.ppl_ratio - 1):+.2f}% ppl",
+            f"{names}  {points[0].drift.ppl_percent}% ppl",
             (size, height),
             xytext=(-8 if left else 8, 8),
             textcoords="offset points",

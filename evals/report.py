@@ -111,7 +111,7 @@ class EvalReport:
                     variant.name,
                     f"{variant.size_bytes / 1e6:.1f}",
                     _number(variant.scored.perplexity.per_token, 3),
-                    f"{100 * (drift.ppl_ratio - 1):+.2f}",
+                    drift.ppl_percent,
                     f"{drift.mean_kl_nats:.2e}",
                     f"{drift.p99_kl_nats:.2e}",
                     f"{100 * drift.top1_agreement:.2f}",

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -67,6 +67,17 @@ def test_numbers_that_are_none_are_not_hidden(bad: float) -> None:
     whole = Drift.of(drift, original_nll=np.zeros(10), variant_nll=nll)
     assert np.isnan(whole.mean_kl_nats)
     assert not whole.ppl_ratio <= 1e9
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"),
+    [(1.0, "+0.00"), (1 - 1e-9, "+0.00"), (1.012, "+1.20"), (0.9, "-10.00"), (np.nan, "+nan"),
+     (np.inf, "+inf")],
+)  # fmt: skip
+def test_how_a_change_of_perplexity_is_shown(ratio: float, shown: str) -> None:
+    logits, nll = random_logits(5, 7, 1.0, 0), np.zeros(5)
+    drift = Drift.of(token_drift(logits, logits), original_nll=nll, variant_nll=nll)
+    assert replace(drift, ppl_ratio=ratio).ppl_percent == shown
 
 
 def test_nothing_agrees_with_what_is_no_number() -> None:
