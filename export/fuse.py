@@ -24,6 +24,7 @@ from ..spec import ATTENTION_MASK, INPUT_IDS
 from .onnx_file import constant, drop_unused
 
 MICROSOFT = "com.microsoft"
+HEAD_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,15 @@ class FusionCounts:
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
+
+
+def check_fusible(config: GPT2Config) -> None:
+    """Raise FusionError for sizes that ONNX Runtime's GroupQueryAttention does not take."""
+    if config.head_dim % HEAD_MULTIPLE:
+        raise FusionError(
+            f"n_embd {config.n_embd} with n_head {config.n_head} makes heads of size "
+            f"{config.head_dim}; ONNX Runtime's fused attention takes multiples of {HEAD_MULTIPLE}"
+        )
 
 
 def fuse(model: ir.Model, config: GPT2Config) -> FusionCounts:

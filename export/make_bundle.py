@@ -18,7 +18,7 @@ from ..files import check_free
 from ..model.gpt2 import GPT2
 from ..model.tokenizer_files import check_vocabulary, copy_tokenizer
 from ..model.weights import Checkpoint, generation_settings
-from .fuse import FusionCounts, fuse
+from .fuse import FusionCounts, check_fusible, fuse
 from .onnx_file import save_graph, set_weights, write_weights
 from .to_onnx import portable_graph
 from .verify import ParityReport, Reference, reference, verify_parity
@@ -61,6 +61,7 @@ def export_bundle(
     """
     target = Path(target)
     check_free(target, overwrite=overwrite)
+    check_fusible(checkpoint.config)
     model = checkpoint.model.eval()
     if checkpoint.tokenizer_folder is not None:
         check_vocabulary(checkpoint.tokenizer_folder, model.config.vocab_size)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gpt2edge import Bundle, GPT2Config
-from gpt2edge.errors import ExportError, ParityError, StorageError
+from gpt2edge.errors import ExportError, FusionError, ParityError, StorageError
 from gpt2edge.export import export_bundle, make_bundle
 from gpt2edge.model.gpt2 import GPT2, initialize
 from gpt2edge.model.weights import Checkpoint
@@ -108,3 +108,10 @@ def test_tokenizer_files_travel_along(tmp_path: Path) -> None:
     bundle = Bundle.open(tmp_path / "bundle")
     assert bundle.file("vocab.json").read_text() == '{"a": 0}'
     assert {"vocab.json", "merges.txt"} <= bundle.manifest.files.keys()
+
+
+def test_head_sizes_that_fused_attention_does_not_take(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=5, n_positions=8, n_embd=40, n_layer=1, n_head=2)
+    with pytest.raises(FusionError, match="heads of size 20"):
+        export_bundle(checkpoint(config), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
