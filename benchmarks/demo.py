@@ -77,10 +77,11 @@ def summary(report: dict[str, Any], speeds: dict[str, Any]) -> str:
     ]
     for row in sorted(report["variants"], key=lambda row: ORDER.index(row["name"])):
         drift, fast = row["drift"], speed[row["name"]]
+        percent = round(100 * (drift["ppl_ratio"] - 1), 2) + 0.0  # no -0.00
         lines.append(
             f"| {row['name']} | {row['size_bytes'] / 1e6:.2f} "
             f"| {row['scored']['perplexity']['per_token']:.3f} "
-            f"| {100 * (drift['ppl_ratio'] - 1):+.2f} | {drift['mean_kl_nats']:.1e} "
+            f"| {percent:+.2f} | {drift['mean_kl_nats']:.1e} "
             f"| {100 * drift['top1_agreement']:.2f} "
             f"| {fast['prefill_tokens_per_s']['median']:,.0f} "
             f"| {fast['decode_tokens_per_s']['median']:,.0f} |"

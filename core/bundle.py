@@ -14,6 +14,7 @@ What the manifest holds is said in manifest.py.
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from .files import (
     staged_folder,
     write_json,
 )
-from .manifest import FileRecord, GraphKind, Manifest, Precision, Variant
+from .manifest import GRAPH_FILES, FileRecord, GraphKind, Manifest, Precision, Variant
 from .spec import GraphSpec
 
 __all__ = [
@@ -51,14 +52,6 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
-# The Hub's names for such files.
-GRAPH_FILES: Mapping[str, str] = {
-    "fp32": "onnx/model.onnx",
-    "fp32-portable": "onnx/model_portable.onnx",
-    "fp16": "onnx/model_fp16.onnx",
-    "int8": "onnx/model_int8.onnx",
-    "int4": "onnx/model_q4.onnx",
-}
 
 
 @dataclass(frozen=True)
@@ -106,16 +99,19 @@ class Bundle:
         if name not in variants:
             raise BundleIncomplete(
                 f"{self.path}: no variant {quoted(name)}; it holds {', '.join(variants) or 'none'}"
-                + (
-                    f" (`gpt2edge quantize {self.path} --precision {name}` adds it)"
-                    if name in set(Precision)
-                    else ""
-                )
+                + self._how_to_make(name)
             )
         variant = variants[name]
         for file in variant.files:
             _check_file(self.path, file, self.manifest.files[file])
         return variant
+
+    def _how_to_make(self, name: str) -> str:
+        if name not in GRAPH_FILES:
+            return ""
+        if name.startswith(Precision.FP32):
+            return " (`gpt2edge export` makes it)"
+        return f" (`gpt2edge quantize {self.path} --precision {name}` adds it)"
 
     def file(self, relative: str) -> Path:
         """The path of a file inside the bundle."""
@@ -174,6 +170,7 @@ def changed_bundle(bundle: Bundle) -> Iterator[BundleDraft]:
             target = folder / source.relative_to(bundle.path)
             if source.is_dir() and not source.is_symlink():
                 target.mkdir()
+                shutil.copymode(source, target)
             else:
                 link_or_copy(source, target)
         manifest = Manifest.read(folder / MANIFEST)

@@ -134,7 +134,7 @@ def _deliver(
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")  # newlines as they are: the report has its sha256
     except OSError as reason:
         raise EvalError(f"{path}: cannot be read: {reason.strerror}") from None
     except UnicodeDecodeError as reason:

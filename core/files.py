@@ -8,12 +8,13 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import Gpt2EdgeError, StorageError, UnsafePath
 from .staging import (
+    check_replaceable,
     fsync,
     identity,
     nearest_folder,
@@ -192,6 +193,9 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         sweep(target)
         before = identity(target)
         with temporary(target, folder=True) as staging:
+            if before is not None:
+                check_replaceable(target)
+                shutil.copymode(target, staging)  # a private folder stays private
             yield staging
             for path in sorted(staging.rglob("*")):
                 fsync(path)
@@ -212,3 +216,5 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
         os.link(source, target, follow_symlinks=False)
     except OSError:
         shutil.copyfile(source, target, follow_symlinks=False)
+        with suppress(OSError):  # a file system without permissions
+            shutil.copymode(source, target, follow_symlinks=False)

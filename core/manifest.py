@@ -26,6 +26,14 @@ from .files import inside, quoted, read_json, sha256_of
 
 FORMAT = "gpt2edge-bundle"
 FORMAT_VERSION = 1
+# The Hub's names for such files, in the order in which variants are listed.
+GRAPH_FILES: Mapping[str, str] = {
+    "fp32": "onnx/model.onnx",
+    "fp32-portable": "onnx/model_portable.onnx",
+    "fp16": "onnx/model_fp16.onnx",
+    "int8": "onnx/model_int8.onnx",
+    "int4": "onnx/model_q4.onnx",
+}
 _VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -172,8 +180,8 @@ class Manifest:
                     f"{path}: variant {variant.name!r} needs {quoted(missing[0])}, "
                     "which the manifest's files do not list"
                 )
-        order = list(Precision)
-        variants = dict(sorted(variants.items(), key=lambda v: (order.index(v[1].precision), v[0])))
+        ours = [name for name in GRAPH_FILES if name in variants]
+        variants = {k: variants[k] for k in [*ours, *sorted(variants.keys() - GRAPH_FILES.keys())]}
         return cls(made_by=data["made_by"], source=data["source"], files=files, variants=variants)
 
     def to_dict(self) -> dict[str, Any]:

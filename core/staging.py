@@ -160,6 +160,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def check_replaceable(folder: Path) -> None:
+    """Raise PermissionError when a folder in `folder`, or itself, is closed to this user.
+
+    A rename would pass by its permissions: what its owner protected would be replaced, what could
+    not be read would be lost, and what could not be removed would stay beside it for good.
+    """
+    effective = os.access in os.supports_effective_ids
+    for path, _, _ in os.walk(folder):
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=effective):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
 def identity(path: Path) -> tuple[int, int] | None:
     """Which folder this is: another one put in its place is another one."""
     try:
