@@ -77,6 +77,7 @@ def temporary(target: Path, *, folder: bool) -> Iterator[Path]:
 
 def sweep(target: Path) -> None:
     """Remove what killed processes left beside `target`: whatever nobody holds the lock of."""
+    target = Path(os.path.realpath(target))  # temporary names are made from the real one
     if sys.platform == "win32" or not target.parent.is_dir():
         return
     for path in list(target.parent.glob(".*.tmp")):
@@ -166,8 +167,12 @@ def check_replaceable(folder: Path) -> None:
     A rename would pass by its permissions: what its owner protected would be replaced, what could
     not be read would be lost, and what could not be removed would stay beside it for good.
     """
+
+    def refuse(reason: OSError) -> None:
+        raise reason  # os.walk would pass over what it cannot list
+
     effective = os.access in os.supports_effective_ids
-    for path, _, _ in os.walk(folder):
+    for path, _, _ in os.walk(folder, onerror=refuse):
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=effective):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 

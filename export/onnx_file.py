@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..errors import BundleCorrupt, BundleIncomplete
+from ..errors import BundleCorrupt, BundleIncomplete, UnsafePath
 from ..files import inside
 
 EXTERNAL_FROM_BYTES = 1024  # below this, a tensor is kept in the graph, where tools can fold it
@@ -110,7 +110,8 @@ def load_graph(path: Path) -> ir.Model:
     """Read a graph; its external weights are mapped when first used.
 
     Raises BundleCorrupt when it cannot be parsed or its weights are not whole, BundleIncomplete
-    when they are missing, UnsafePath when they lie outside the graph's folder.
+    when they are missing, UnsafePath when they lie outside the graph's folder or
+    under another name as well (a hard link).
     """
     try:
         model = ir.load(path)
@@ -129,6 +130,11 @@ def _check_external(folder: Path, tensor: ir.ExternalTensor) -> None:
     file = inside(folder, str(tensor.location))
     if not file.is_file():
         raise BundleIncomplete(f"{file}: missing; {tensor.name} is stored in it")
+    if (names := file.stat().st_nlink) > 1:  # which onnx_ir refuses as well, when it reads
+        raise UnsafePath(
+            f"{file}: the same file has {names} names (hard links), so a change elsewhere would "
+            "change it; if nobody else is at work on the bundle, copy it (cp -r) and use the copy"
+        )
     start, length = tensor.offset or 0, tensor.length or tensor.nbytes
     if start < 0 or length != tensor.nbytes or start + length > file.stat().st_size:
         raise BundleCorrupt(

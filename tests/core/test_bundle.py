@@ -97,8 +97,23 @@ def test_a_variant_that_is_not_there(bundle: Path) -> None:
         opened.variant("int4")
     with pytest.raises(BundleIncomplete, match=r"'q4'; it holds fp32, fp32-portable$"):
         opened.variant("q4")
+    data = manifest_of(bundle)
+    write_manifest(bundle, {**data, "variants": {}})
+    for name in ("fp32", "fp32-portable"):  # no quantization makes these
+        with pytest.raises(BundleIncomplete, match=r"it holds none \(`gpt2edge export` makes it"):
+            Bundle.open(bundle).variant(name)
     with pytest.raises(ConfigError, match="fp32, fp16, int8, int4"):
         Precision.parse("int5")
+
+
+def test_variants_come_in_one_order_whoever_wrote_the_manifest(bundle: Path) -> None:
+    data = manifest_of(bundle)
+    fp32 = data["variants"]["fp32"]
+    names = ["int8", "fp16-mine", "int4", "fp32-portable", "a", "fp16", "fp32"]
+    write_manifest(bundle, {**data, "variants": dict.fromkeys(names, fp32)})
+    assert list(Bundle.open(bundle).manifest.variants) == [
+        "fp32", "fp32-portable", "fp16", "int8", "int4", "a", "fp16-mine",
+    ]  # fmt: skip
 
 
 def test_what_is_no_bundle(tmp_path: Path) -> None:
@@ -316,11 +331,15 @@ def test_a_mutated_manifest_is_refused_or_read(bundle: Path, draw: st.DataObject
 
 def test_a_variant_is_added_and_replaced(bundle: Path) -> None:
     before = manifest_of(bundle)
+    others = {p: p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
+    del others[bundle / "manifest.json"]
     inode = (bundle / "onnx/model.onnx_data").stat().st_ino
     changed = add_int8(bundle)
     assert list(changed.manifest.variants) == ["fp32", "fp32-portable", "int8"]
     assert {**manifest_of(bundle)["files"], **before["files"]} == manifest_of(bundle)["files"]
     assert (bundle / "onnx/model.onnx_data").stat().st_ino == inode  # linked, not copied
+    assert all(p.read_bytes() == was for p, was in others.items())
+    assert {p.stat().st_nlink for p in bundle.rglob("*") if p.is_file()} == {1}
     again = add_int8(bundle, b"int8, better")
     assert again.bytes_of(again.variant("int8")) == len(b"int8, better")
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
@@ -384,6 +403,25 @@ def test_what_the_owner_put_beside_stays(bundle: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_what_was_private_stays_private(
+    bundle: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    weights = bundle / "onnx/model.onnx_data"
+    weights.chmod(0o600)
+    for folder in (bundle / "onnx", bundle):
+        folder.chmod(0o700)
+    add_int8(bundle)
+    modes = [p.stat().st_mode & 0o777 for p in (bundle, bundle / "onnx", weights)]
+    assert modes == [0o700, 0o700, 0o600]
+
+
+def no_links(*_: object, **__: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
 def test_two_changes_at_once_do_not_lose_one(bundle: Path) -> None:
     stale = Bundle.open(bundle)
 
@@ -401,10 +439,7 @@ def test_two_changes_at_once_do_not_lose_one(bundle: Path) -> None:
 def test_it_works_where_there_are_no_hard_links(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", no_links)
     before = manifest_of(bundle)["files"]
     add_int8(bundle)
     assert before.items() <= manifest_of(bundle)["files"].items()

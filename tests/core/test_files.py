@@ -155,6 +155,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
     for reason, shown in (
         (OSError(28, "No space left on device"), StorageError),
+        (OSError(122, "Disk quota exceeded"), StorageError),
         (OSError(5, "Input/output error"), StorageError),
         (KeyboardInterrupt(), KeyboardInterrupt),
         (ValueError("bug"), ValueError),
@@ -286,6 +287,19 @@ def test_leftovers_are_swept_and_what_looks_alike_is_not(tmp_path: Path) -> None
     with staged_folder(tmp_path / "target", overwrite=False):
         pass
     assert names(tmp_path) == sorted([*others, "target"])
+
+
+def test_leftovers_are_found_through_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/latest").symlink_to(tmp_path / "v1")
+    monkeypatch.chdir(tmp_path / "v1")
+    for name in (tmp_path / "elsewhere/latest", Path()):
+        (tmp_path / ".v1.0123abcd.tmp").mkdir()
+        sweep(name)
+        assert names(tmp_path) == ["elsewhere", "v1"]
 
 
 def test_what_is_in_use_is_not_swept(tmp_path: Path) -> None:

@@ -62,6 +62,37 @@ def test_a_bundle_in_a_read_only_folder_can_be_read_and_not_changed(
     Bundle.open(target, verify=True)
 
 
+@pytest.mark.parametrize("closed", [".", "onnx", "private"])
+@pytest.mark.parametrize("mode", [0o555, 0o300])
+def test_a_bundle_that_its_owner_closed_is_not_changed(
+    open_folder: Path, as_user: AsUser, closed: str, mode: int
+) -> None:
+    """The folder around is open, so a rename would pass, and leave behind what it cannot remove."""
+    target = open_folder / "bundle"
+    with as_user():
+        make(target)
+        for folder in ("onnx", "private"):
+            (target / folder).mkdir()
+            (target / folder / "notes").write_text("mine")
+        bundle = Bundle.open(target)
+        (target / closed).chmod(mode)
+
+        def change() -> None:
+            with changed_bundle(bundle):
+                raise AssertionError
+
+        def replace() -> None:
+            with staged_folder(target, overwrite=True):
+                raise AssertionError
+
+        refused(change, str(target))
+        if (mode, closed) != (0o300, "."):  # whose content cannot be listed: refused before
+            refused(replace, str(target))
+        assert [path.name for path in open_folder.iterdir()] == ["bundle"]
+        (target / closed).chmod(0o755)
+        assert (target / "private/notes").read_text() == "mine"
+
+
 def test_what_may_not_be_read(open_folder: Path, as_user: AsUser) -> None:
     target = open_folder / "bundle"
     make(target)
