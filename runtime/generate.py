@@ -106,6 +106,14 @@ def check_prompts(prompts: Sequence[Sequence[int]], config: GPT2Config) -> None:
                 )
 
 
+def check_request(
+    prompts: Sequence[Sequence[int]], config: GPT2Config, limits: Limits
+) -> list[tuple[int, FinishReason]]:
+    """How many tokens each prompt may get, and why no more; PromptError or ContextOverflow."""
+    check_prompts(prompts, config)
+    return [new_token_limit(len(ids), config, limits) for ids in prompts]
+
+
 def generate_steps(
     open_decoder: Callable[[int, int], Decoder],
     prompts: Sequence[Sequence[int]],
@@ -121,8 +129,7 @@ def generate_steps(
     nothing is computed or allocated before the first step is asked for, and closing the iterator
     frees everything.
     """
-    check_prompts(prompts, config)
-    allowed = [new_token_limit(len(ids), config, limits) for ids in prompts]
+    allowed = check_request(prompts, config, limits)
     return _steps(open_decoder, prompts, allowed, config.eos_token_id, params, is_stopped)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from ..bundle import Bundle, Variant
+from ..bundle import Bundle, Precision, Variant
 from ..config import GPT2Config
 from ..errors import (
     BundleIncomplete,
@@ -21,7 +21,8 @@ from ..errors import (
 )
 from ..spec import ATTENTION_MASK, INPUT_IDS, LOGITS, POSITION_IDS, GraphSpec
 from .decoder import Decoder
-from .generate import FinishReason, Generation, Step, generate_steps
+from .generate import FinishReason, Generation, Limits, Step, check_request, generate_steps
+from .sampling import SamplingParams
 from .session import device_of, open_session, plain_reason
 from .settings import Settings, split_settings
 from .stop_text import RowText
@@ -121,9 +122,10 @@ class Model:
     ) -> str | list[str]:
         """Continue one text, or several of any lengths together; returns what comes after each.
 
-        In fp32 a text in a batch becomes what it becomes alone. fp16 rounds the cache, int8 and
-        int4 round activations at run time, which makes more of the last bits in which batches
-        differ (0.05 of a logit was seen): there, two tokens that are as likely may change places.
+        A text in a batch becomes what it becomes alone, token for token. In fp32 the texts run
+        together. fp16 rounds the cache, int8 and int4 round activations at run time, which makes
+        more of the last bits in which batches differ (0.05 of a logit was seen), enough for two
+        tokens that are as likely to change places: there they run one after another.
 
         Args:
             max_new_tokens: how many tokens at most, 64 unless told.
@@ -224,6 +226,19 @@ class Model:
 
     def _generate(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> list[Generation]:
         params, limits, stop = split_settings(settings)
+        check_request(prompts, self.config, limits)
+        # Only fp32 is exact in a batch: what rounds as it runs amplifies last bits into tokens.
+        together = self.variant.precision is Precision.FP32
+        batches = [prompts] if together else [[prompt] for prompt in prompts]
+        return [row for batch in batches for row in self._run(batch, params, limits, stop)]
+
+    def _run(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        limits: Limits,
+        stop: tuple[str, ...],
+    ) -> list[Generation]:
         tokenizer = self._tokenizer() if stop else self.tokenizer
         texts = [RowText(tokenizer, stop) for _ in prompts] if tokenizer else []
         ids: list[list[int]] = [[] for _ in prompts]

@@ -66,9 +66,7 @@ def test_repetition_penalty_equals_transformers(
     assert len(done.ids) >= 20
 
 
-# The precisions that round activations or the cache have no promise here, as generate() says; that
-# their batches are right is seen by their logits, in test_decoder.py.
-@pytest.mark.parametrize("name", ["fp32", "fp32-portable"])
+@pytest.mark.parametrize("name", ["fp32", "fp32-portable", "fp16", "int8", "int4"])
 @pytest.mark.parametrize("settings", [{}, SAMPLED], ids=["greedy", "sampled"])
 def test_a_batch_equals_its_rows_alone(
     variants: dict[str, Model], name: str, settings: dict[str, Any]
