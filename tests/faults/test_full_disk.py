@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,6 +152,85 @@ def test_a_changed_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     fails_whole(change, target, monkeypatch)
     Bundle.open(target, verify=True)
+
+
+def test_a_quantization(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    quantize(Bundle.open(target), Precision.INT8, block_size=16)
+    fails_whole(lambda: quantize(Bundle.open(target), Precision.INT8), target, monkeypatch)
+    Bundle.open(target, verify=True)
+
+
+# a disk that is really full -----------------------------------------------------------------------
+
+ON_A_SMALL_DISK = """
+import shutil, subprocess, sys
+from pathlib import Path
+from gpt2edge import Bundle, GPT2Config
+from gpt2edge.errors import StorageError
+from gpt2edge.export import export_bundle
+from gpt2edge.model import GPT2, Checkpoint, initialize
+from gpt2edge.quantize import quantize
+
+bundle, disk = Path(sys.argv[1]), Path(sys.argv[2])
+target = disk / "bundle"
+
+def resize(kib):
+    subprocess.run(["mount", "-o", f"remount,size={kib}k", "none", disk], check=True)
+
+def content():
+    return {str(p): p.read_bytes() for p in disk.rglob("*") if p.is_file()}
+
+def refused(action):
+    before = content()
+    used_kib = shutil.disk_usage(disk).used // 1024
+    for more_kib in (0, 8, 100):
+        resize(used_kib + more_kib)
+        try:
+            action()
+        except StorageError as reason:
+            print(reason)
+        else:
+            raise AssertionError(f"{more_kib} KiB sufficed")
+        assert content() == before
+    resize(20_000)
+
+def export():
+    config = GPT2Config(vocab_size=64, n_positions=64, n_embd=128, n_layer=1, n_head=2)
+    export_bundle(
+        Checkpoint(initialize(GPT2(config), seed=0).eval(), "tiny", None), target, overwrite=True
+    )
+
+shutil.copytree(bundle, target)
+refused(lambda: quantize(Bundle.open(target), "fp16"))
+refused(export)
+quantize(Bundle.open(target), "fp16")
+Bundle.open(target, verify=True)
+"""
+
+
+def test_an_export_and_a_quantization_on_a_small_disk(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    # A file system in memory that is gone with the process; the rest of the machine never sees it.
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    mount = 'mount -t tmpfs -o size=20000k none "$0"'
+    try:
+        subprocess.run(
+            [*alone, "sh", "-c", mount, tmp_path / "disk"], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this system lets nobody mount a small disk")
+    done = subprocess.run(
+        [*alone, "sh", "-c", f'{mount} && exec "$@"', tmp_path / "disk",
+         sys.executable, "-W", "ignore", "-c", ON_A_SMALL_DISK, tiny_bundle, tmp_path / "disk"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        assert line.startswith(f"{tmp_path}/disk/bundle: the disk is full (")
+        assert ".tmp" not in line
 
 
 # the operating system's own refusal, which writers that are not Python meet as well --------------
