@@ -99,6 +99,9 @@ def _report(error: BaseException) -> int:
     """Say in one line what went wrong; returns the exit code."""
     match error:
         case click.Abort() | KeyboardInterrupt():
+            # Where Ctrl-C met code run by exec() (dataclasses, torch's imports), CPython 3.11
+            # takes it for unhandled and `python -m` ends by signal; one more exec() clears that.
+            exec("")
             return _say("interrupted; nothing was left half-written", INTERRUPTED)
         case NoArgsIsHelpError():
             error.show()

@@ -372,6 +372,17 @@ def test_ctrl_c_ends_training_cleanly(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_in_code_run_by_exec(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(
+        "from gpt2edge.cli import cli, main\n"
+        "cli.commands['info'].callback = lambda **_: exec('raise KeyboardInterrupt')\n"
+        "main(['info', '.'])\n"
+    )
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+
+
 @pytest.mark.parametrize("verb", [["info"], ["generate", "--ids", "1", "-n", "60"]])
 def test_a_reader_that_stops_reading(bundle: Path, verb: list[str]) -> None:
     """No traceback, but no success either: what a gate said may be what was not read."""
