@@ -18,6 +18,7 @@ from . import __version__
 from .cli_check import bench, evaluate, info
 from .cli_make import export, quantize, train
 from .cli_run import generate
+from .cli_watch import plot
 from .errors import Gpt2EdgeError
 
 _EXTRAS = {
@@ -58,7 +59,7 @@ def cli() -> None:
     """GPT-2 from PyTorch to quantized ONNX on the device, with the drift measured."""
 
 
-for command in (train, export, quantize, generate, evaluate, bench, info):
+for command in (train, plot, export, quantize, generate, evaluate, bench, info):
     cli.add_command(command)
 
 
