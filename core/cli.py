@@ -16,8 +16,9 @@ from click.exceptions import NoArgsIsHelpError
 
 from . import __version__
 from .cli_check import bench, evaluate, info
-from .cli_make import export, quantize, train
+from .cli_make import export, quantize
 from .cli_run import generate
+from .cli_train import train
 from .cli_watch import plot
 from .errors import Gpt2EdgeError
 

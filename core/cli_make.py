@@ -1,18 +1,15 @@
-"""The verbs that make something: train, export, quantize."""
+"""The verbs that make a bundle: export, quantize."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from .bundle import Bundle, Precision
-from .config import PRESETS, preset
 from .errors import ConfigError
 from .files import check_free
 
@@ -31,85 +28,6 @@ def note_progress(message: str) -> None:
     """Say what is being done, on one line that the next note replaces; only on a terminal."""
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K... {message}" if message else "\r\x1b[K", nl=False, err=True)
-
-
-@click.command(epilog=example("gpt2edge train --text book.txt -o checkpoint --steps 2000"))
-@click.option(
-    "--text", type=_PATH, help="A text file or a folder of *.txt; default: an embedded text."
-)
-@click.option("-o", "--output", type=_PATH, required=True, help="Folder of the new checkpoint.")
-@click.option("--preset", "preset_name", help=f"Sizes of {', '.join(PRESETS)}.")
-@click.option("--n-layer", type=int, help="Layers.")
-@click.option("--n-head", type=int, help="Attention heads.")
-@click.option("--n-embd", type=int, help="Width of the embedding.")
-@click.option("--context", "n_positions", type=int, help="Context window in tokens.")
-@click.option("--vocab-size", type=int, help="Tokens of the vocabulary that is learned.")
-@click.option("--tokenizer", type=_PATH, help="Folder of a vocabulary to use instead.")
-@click.option("--steps", type=int)
-@click.option("--batch-size", type=int)
-@click.option("--sequence-length", type=int, help="Default: the context window.")
-@click.option("--learning-rate", type=float)
-@click.option("--warmup-steps", type=int)
-@click.option("--dropout", type=float)
-@click.option("--precision", type=str, help="fp32, or bf16 where the processor has it.")
-@click.option("--device", type=str, help="cpu or cuda.")
-@click.option("--seed", type=int)
-@threads_option
-@force_option
-@json_option
-def train(
-    text: Path | None,
-    output: Path,
-    preset_name: str | None,
-    tokenizer: Path | None,
-    force: bool,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    """Train a GPT-2 on a text, from vocabulary to checkpoint."""
-    from .model import train_checkpoint
-    from .model.make_checkpoint import DEMO_CONFIG, DEMO_SETTINGS
-
-    chosen = {name: value for name, value in given.items() if value is not None}
-    sizes = {field.name for field in dataclasses.fields(DEMO_CONFIG)}
-    base = DEMO_CONFIG if preset_name is None else preset(preset_name)
-    config = dataclasses.replace(
-        base,
-        bos_token_id=None,
-        eos_token_id=None,
-        **{name: value for name, value in chosen.items() if name in sizes},
-    )
-    settings = {name: value for name, value in chosen.items() if name not in sizes}
-    settings.setdefault("sequence_length", config.n_positions)
-    check_free(output, overwrite=force)
-    made = train_checkpoint(
-        text,
-        output,
-        config,
-        dataclasses.replace(DEMO_SETTINGS, **settings),
-        tokenizer_folder=tokenizer,
-        overwrite=force,
-    )
-    if as_json:
-        facts = {
-            "checkpoint": str(made.folder),
-            "held_out_text": str(made.held_out_text),
-            "training_tokens": made.training_tokens,
-            "held_out_tokens": made.held_out_tokens,
-            "held_out_loss": made.result.held_out_loss,
-            "tokens_per_s": made.result.tokens_per_s,
-            "seconds": made.result.seconds,
-        }
-        click.echo(json.dumps(facts))
-        return
-    result = made.result
-    click.echo(
-        f"{made.folder}: {made.config.n_layer} layers, width {made.config.n_embd}, vocabulary "
-        f"{made.config.vocab_size:,}; {made.training_tokens:,} training tokens\n"
-        f"loss {result.losses[0]:.3f} -> {result.losses[-1]:.3f}, held-out "
-        f"{result.held_out_loss:.3f}, in {result.seconds:.0f} s ({result.tokens_per_s:,.0f} "
-        f"tokens/s); the held-out text is {made.held_out_text}"
-    )
 
 
 @click.command(

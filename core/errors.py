@@ -6,6 +6,7 @@ Gpt2EdgeError
  ├── TokenizerError         vocabulary files are damaged or do not fit the model
  ├── TextError              a text is missing, empty, too short, or not UTF-8
  ├── TrainingError          training went astray and was stopped
+ ├── TrainingInterrupted    it was asked to stop, and its state is saved
  ├── ExportError            the ONNX graph could not be made
  │    └── ParityError       it was made, but its outputs differ from the original
  ├── FusionError            a pattern that must be in the graph was not found
@@ -48,6 +49,12 @@ class TextError(Gpt2EdgeError):
 
 class TrainingError(Gpt2EdgeError):
     """Training went astray: the loss is no longer a number."""
+
+
+class TrainingInterrupted(Gpt2EdgeError):
+    """Training was asked to stop (Ctrl-C, SIGTERM); its state is saved and can be gone on from."""
+
+    exit_code = 130
 
 
 class ExportError(Gpt2EdgeError):

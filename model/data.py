@@ -1,25 +1,21 @@
-"""From texts to batches of token ids: reading, holding out, encoding, sampling."""
+"""From texts to token ids: reading, holding out, encoding."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from ..config import END_OF_TEXT
 from ..errors import ConfigError, TextError, TokenizerError
+from .batches import TokenArray
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-TokenArray: TypeAlias = NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True)
@@ -90,50 +86,6 @@ def encode_documents(documents: Sequence[str], tokenizer: Tokenizer) -> TokenArr
         np.array([*tokenizer.encode_batch_fast([text])[0].ids, end], dtype) for text in documents
     ]
     return np.concatenate(parts) if parts else np.empty(0, dtype)
-
-
-def sample_batches(
-    tokens: TokenArray, *, batch_size: int, sequence_length: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches from random places: inputs and targets, each (B, S) int64.
-
-    A target is the token after its input. The generator is its own: nothing else that draws
-    random numbers changes the batches.
-    """
-    check_length(tokens, sequence_length)
-    generator = np.random.default_rng(seed)
-    while True:
-        starts = generator.integers(0, len(tokens) - sequence_length, size=batch_size)
-        yield _windows(tokens, starts, sequence_length)
-
-
-def spread_batches(
-    tokens: TokenArray, *, batch_size: int, sequence_length: int, most: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of windows that do not overlap, at most `most` of them, evenly spread."""
-    sequence_length = min(sequence_length, len(tokens) - 1)
-    check_length(tokens, sequence_length)
-    starts = np.arange(0, len(tokens) - sequence_length, sequence_length)
-    if len(starts) > most:
-        starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(np.int64)]
-    for i in range(0, len(starts), batch_size):
-        yield _windows(tokens, starts[i : i + batch_size], sequence_length)
-
-
-def check_length(tokens: TokenArray, sequence_length: int) -> None:
-    if len(tokens) < max(sequence_length + 1, 2):
-        raise TextError(
-            f"the text has {len(tokens)} tokens, too few for one sequence of {sequence_length}; "
-            "give more text or a shorter sequence"
-        )
-
-
-def _windows(
-    tokens: TokenArray, starts: NDArray[np.int64], sequence_length: int
-) -> tuple[Tensor, Tensor]:
-    places = starts[:, None] + np.arange(sequence_length + 1)  # (B, S + 1)
-    window = torch.from_numpy(tokens[places].astype(np.int64))
-    return window[:, :-1], window[:, 1:]
 
 
 def _read(file: Path) -> str:

@@ -1,24 +1,37 @@
-"""From a text to a checkpoint in one go: vocabulary, data, training, saving."""
+"""From data to a checkpoint in one go: vocabulary, training with its run folder, saving."""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import END_OF_TEXT, GPT2Config
-from ..errors import ConfigError
-from ..files import staged_folder, write_file, write_json
-from .data import encode_documents, read_documents, split_documents
+from ..errors import CheckpointError, ConfigError, StorageError, TokenizerError
+from ..files import check_free, replacing_folder, staged_folder, write_file, write_json
+from .distributed import joined
 from .gpt2 import GPT2, initialize
+from .run_folder import RUN_FILE, Plan, RunFolder
 from .settings import TrainSettings
-from .tokenizer_files import copy_tokenizer
-from .train import TrainResult, train
+from .tokenizer_files import copy_tokenizer, vocabulary_files
+from .train import Sampler, TrainResult, train
+from .training_data import Source, TrainingData, open_data, read_text
 from .vocabulary import open_vocabulary, train_vocabulary
-from .weights import write_checkpoint
+from .watch import sample_texts
+from .weights import load_checkpoint, write_checkpoint
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from .weight_hook import WeightHook
 
 HELD_OUT_FILE = "held_out.txt"
 REPORT_FILE = "training.json"
+PICTURE_FILE = "loss.png"
+_SAMPLE_TOKENS = 64
 
 # With TrainSettings' defaults two cores train this in about 80 s, to 3.14 nats per token held out.
 # In the same time a width of 192 came to 3.42, and a context of 256 to 3.39.
@@ -31,66 +44,263 @@ class TrainedCheckpoint:
     """A checkpoint that was trained, its sizes, and what the training measured."""
 
     folder: Path
+    run: RunFolder
     config: GPT2Config
     training_tokens: int
     held_out_tokens: int
     result: TrainResult
 
     @property
-    def held_out_text(self) -> Path:
-        return self.folder / HELD_OUT_FILE
+    def held_out_text(self) -> Path | None:
+        """None where the data came as tokens."""
+        path = self.folder / HELD_OUT_FILE
+        return path if path.exists() else None
+
+
+def run_of(folder: Path) -> RunFolder:
+    """The run folder of the training that makes the checkpoint `folder`."""
+    return RunFolder(folder.with_name(f"{folder.name}.run"))
 
 
 def train_checkpoint(
-    source: Path | None,
+    source: Source | Path | None,
     folder: Path,
     config: GPT2Config = DEMO_CONFIG,
     settings: TrainSettings = DEMO_SETTINGS,
     *,
     tokenizer_folder: Path | None = None,
+    start: str | Path | None = None,
+    hook: WeightHook | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> TrainedCheckpoint:
-    """Train a model on a text (see `read_documents`) and write its checkpoint at `folder`.
+    """Train a model and write its checkpoint at `folder`; the run folder lies beside it.
 
-    With `tokenizer_folder` its vocabulary is used, else one of at most `config.vocab_size` tokens
-    is learned from the training part of the text; the model gets the size that results. Beside
-    the checkpoint stand held_out.txt, the text kept back, and training.json, settings and losses.
-    `folder` appears whole or, whatever goes wrong, not at all.
+    source: where the data lie; a path, or None for the embedded text, is a text. With
+    `tokenizer_folder` its vocabulary is used; a corpus brings its own, and so does `start`, the
+    checkpoint that is fine-tuned (`config` is then its). Else one of at most `config.vocab_size`
+    tokens is learned from the training part of the text; the model gets the size that results.
+    `hook` shapes the weights of every step, see `WeightHook`. `resume` goes on from the newest
+    state in the run folder; everything that decides the course must be as it was.
+
+    Beside the weights stand training.json, settings and losses, loss.png and, for a text,
+    held_out.txt. `folder` appears whole or not at all, and nothing at all appears before the data
+    were read and found fit. Under torchrun every process calls this. Raises what `train` raises,
+    StorageError when `folder` or an unfinished run is in the way, ConfigError when the training to
+    resume was another one.
     """
-    split = split_documents(read_documents(source), seed=settings.seed)
-    if settings.sequence_length > config.n_positions:
+    if not isinstance(source, Source):
+        source = Source(path=source)
+    if settings.sequence_length > config.n_positions and start is None:
         raise ConfigError(
             f"sequence_length {settings.sequence_length} exceeds n_positions {config.n_positions}"
         )
-    with staged_folder(folder, overwrite=overwrite) as staging:
-        if tokenizer_folder is None:
-            train_vocabulary(split.training, staging, config.vocab_size)
-        else:
-            copy_tokenizer(tokenizer_folder, staging)
-        tokenizer = open_vocabulary(staging)
-        tokens = encode_documents(split.training, tokenizer)
-        held_out = encode_documents(split.held_out, tokenizer)
-        end = tokenizer.token_to_id(END_OF_TEXT)
-        config = dataclasses.replace(
-            config, vocab_size=tokenizer.get_vocab_size(), bos_token_id=end, eos_token_id=end
+    run = run_of(folder)
+    with joined(settings.device) as group:
+        if group.is_main:
+            check_free(folder, overwrite=overwrite)
+            if resume:
+                _resume(run, source, config, settings, start, hook)
+            else:
+                asked = _Asked(source, config, settings, tokenizer_folder, start, hook)
+                _begin(run, asked, overwrite=overwrite)
+        group.wait()
+        plan = run.plan
+        tokenizer = open_vocabulary(_tokenizer_of(run))
+        data = open_data(source, tokenizer, settings)
+        result = train(
+            _first_model(plan),
+            data.batches,
+            data.held_out,
+            settings,
+            run=run,
+            hook=hook,
+            sampler=_sampler(tokenizer, settings),
+            progress=progress,
         )
-        model = initialize(GPT2(config), seed=settings.seed)
-        result = train(model, tokens, held_out, settings, progress=progress)
+        if group.is_main:
+            _finish(run, folder, plan, data, result, hook, overwrite=overwrite)
+        group.wait()
+    return TrainedCheckpoint(
+        folder=folder,
+        run=run,
+        config=plan.config,
+        training_tokens=data.training_tokens,
+        held_out_tokens=data.held_out_tokens,
+        result=result,
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    source: Source
+    config: GPT2Config
+    settings: TrainSettings
+    tokenizer_folder: Path | None
+    start: str | Path | None
+    hook: WeightHook | None
+
+
+def _begin(run: RunFolder, asked: _Asked, *, overwrite: bool) -> None:
+    """Make the run folder: the vocabulary and the plan. What is unfit is found here."""
+    if run.path.exists():
+        if not (run.path / RUN_FILE).exists():
+            raise StorageError(f"{run.path}: holds something else than a training; move it away")
+        if not overwrite:
+            raise StorageError(
+                f"{run.path}: a training is there already; --resume goes on with it, --force "
+                "begins anew"
+            )
+    with replacing_folder(run.path) as staging:
+        words = staging / "tokenizer"
+        words.mkdir()
+        config = asked.config
+        given = asked.tokenizer_folder
+        if asked.source.kind == "corpus":
+            given = _same_vocabulary(asked.source.path, given)
+        if asked.start is not None:
+            checkpoint = load_checkpoint(asked.start)
+            config = checkpoint.config
+            given = _same_vocabulary(checkpoint.tokenizer_folder, given)
+            if given is None:
+                raise TokenizerError(f"{asked.start}: has no vocabulary; name one (--tokenizer)")
+        if given is not None:
+            copy_tokenizer(given, words)
+        elif asked.source.kind == "text":
+            split = read_text(asked.source, asked.settings)
+            train_vocabulary(split.training, words, config.vocab_size)
+        else:
+            raise TokenizerError("examples have no vocabulary of their own; name one (--tokenizer)")
+        tokenizer = open_vocabulary(words)
+        config = _with_vocabulary(config, tokenizer, fixed=asked.start is not None)
+        if asked.settings.sequence_length > config.n_positions:
+            raise ConfigError(
+                f"sequence_length {asked.settings.sequence_length} exceeds the context window of "
+                f"{config.n_positions} tokens (n_positions)"
+            )
+        data = open_data(asked.source, tokenizer, asked.settings)
+        plan = Plan(
+            config=config,
+            settings=asked.settings,
+            source=asked.source,
+            data=data.identity,
+            start=None if asked.start is None else str(asked.start),
+            aware_of=None if asked.hook is None else asked.hook.name,
+        )
+        write_json(staging / RUN_FILE, plan.to_dict())
+
+
+def _resume(
+    run: RunFolder,
+    source: Source,
+    config: GPT2Config,
+    settings: TrainSettings,
+    start: str | Path | None,
+    hook: WeightHook | None,
+) -> None:
+    """Check that the training in `run` is the one that is asked for, and note how it goes on."""
+    if not run.path.is_dir():
+        raise CheckpointError(f"{run.path}: no training to resume; leave --resume out to begin one")
+    earlier = run.plan
+    data = open_data(source, open_vocabulary(_tokenizer_of(run)), settings)
+    # The vocabulary is the run's own, and its size with it.
+    words = {
+        name: getattr(earlier.config, name)
+        for name in ("vocab_size", "bos_token_id", "eos_token_id")
+    }
+    config = earlier.config if start is not None else dataclasses.replace(config, **words)
+    plan = Plan(
+        config=config,
+        settings=settings,
+        source=source,
+        data=data.identity,
+        start=None if start is None else str(start),
+        aware_of=None if hook is None else hook.name,
+    )
+    plan.check_resumes(earlier)
+    write_json(run.path / RUN_FILE, plan.to_dict())
+
+
+def _same_vocabulary(folder: Path | None, given: Path | None) -> Path | None:
+    """The one of two vocabularies that is there; where both are, they must be equal."""
+    if folder is None or given is None:
+        return folder or given
+    files, others = vocabulary_files(folder), vocabulary_files(given)
+    if files is None or others is None:
+        lacking = folder if files is None else given
+        raise TokenizerError(f"{lacking}: holds no vocab.json with merges.txt")
+    if open_vocabulary(folder).get_vocab() != open_vocabulary(given).get_vocab():
+        raise TokenizerError(f"{given}: is another vocabulary than {folder}'s")
+    return folder
+
+
+def _with_vocabulary(config: GPT2Config, tokenizer: Tokenizer, *, fixed: bool) -> GPT2Config:
+    """The config with the vocabulary's size, or unchanged where the model is `fixed`."""
+    size, end = tokenizer.get_vocab_size(), tokenizer.token_to_id(END_OF_TEXT)
+    if not fixed:
+        return dataclasses.replace(config, vocab_size=size, bos_token_id=end, eos_token_id=end)
+    if size > config.vocab_size:
+        raise TokenizerError(
+            f"the vocabulary has {size} tokens, but the model {config.vocab_size} rows for them"
+        )
+    return config
+
+
+def _tokenizer_of(run: RunFolder) -> Path:
+    if run.tokenizer is None:
+        raise CheckpointError(f"{run.path}: its vocabulary is missing; begin anew with --force")
+    return run.tokenizer
+
+
+def _first_model(plan: Plan) -> GPT2:
+    if plan.start is not None:
+        return load_checkpoint(plan.start).model
+    return initialize(GPT2(plan.config), seed=plan.settings.seed)
+
+
+def _sampler(tokenizer: Tokenizer, settings: TrainSettings) -> Sampler:
+    def sample(model: GPT2) -> Sequence[str]:
+        return sample_texts(
+            model,
+            tokenizer,
+            [settings.sample_prompt],
+            new_tokens=min(_SAMPLE_TOKENS, model.config.n_positions // 2),
+            seed=settings.seed,
+        )
+
+    return sample
+
+
+def _finish(
+    run: RunFolder,
+    folder: Path,
+    plan: Plan,
+    data: TrainingData,
+    result: TrainResult,
+    hook: WeightHook | None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write the checkpoint from the last state, which is whole also where a model is sharded."""
+    last = run.newest_state()
+    if last is None:
+        raise CheckpointError(f"{run.path}: the last state was lost; resume the training")
+    model = load_checkpoint(last.folder).model
+    if hook is not None:
+        hook.bake(model)
+    with staged_folder(folder, overwrite=overwrite) as staging:
         write_checkpoint(model, staging)
-        write_file(staging / HELD_OUT_FILE, "\n\n".join(split.held_out))
+        copy_tokenizer(_tokenizer_of(run), staging)
+        if data.held_out_text is not None:
+            write_file(staging / HELD_OUT_FILE, data.held_out_text)
+        if (run.path / PICTURE_FILE).exists():
+            shutil.copyfile(run.path / PICTURE_FILE, staging / PICTURE_FILE)
         report = {
-            "source": "pydoc_data.topics" if source is None else str(source),
-            "settings": asdict(settings),
-            "training_tokens": len(tokens),
-            "held_out_tokens": len(held_out),
+            "source": str(plan.source),
+            "settings": asdict(plan.settings),
+            "training_tokens": data.training_tokens,
+            "held_out_tokens": data.held_out_tokens,
             **result.to_dict(),
         }
         write_json(staging / REPORT_FILE, report)
-    return TrainedCheckpoint(
-        folder=folder,
-        config=config,
-        training_tokens=len(tokens),
-        held_out_tokens=len(held_out),
-        result=result,
-    )

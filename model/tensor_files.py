@@ -1,21 +1,22 @@
-"""The tensors of a checkpoint folder, by name; nothing is read before it is asked for."""
+"""Tensors in files: a checkpoint folder's by name, read when asked for; and writing them whole."""
 
 from __future__ import annotations
 
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import read_json
+from ..files import atomic_path, read_json
 
 # The names of transformers, in the order in which it looks for them.
 WEIGHT_FILES = (
@@ -38,6 +39,18 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], Tensor]
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; it is whole or absent. Raises StorageError."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as beside:
+        try:
+            save_file(on_cpu, beside, metadata={"format": "pt"})
+        except SafetensorError as reason:
+            # It hides the operating system's error in its text: "... (os error 28)".
+            number = re.search(r"os error (\d+)", str(reason))
+            raise OSError(int(number[1]) if number else 0, str(reason), str(path)) from reason
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:

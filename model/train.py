@@ -1,26 +1,33 @@
-"""Training by next-token prediction, small enough to read: AdamW, warm-up, cosine, clipping."""
+"""The course of a training: step after step, measured, watched, saved, resumed where it stood."""
 
 from __future__ import annotations
 
-import math
-import sys
+import signal
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from tqdm import tqdm
+from safetensors.torch import load_file
 
-from ..errors import ConfigError, TrainingError
-from .data import TokenArray, check_length, sample_batches, spread_batches
-from .gpt2 import GPT2, Attention
+from ..errors import ConfigError, TrainingInterrupted
+from .batches import Batch, BatchSource
+from .distributed import joined
+from .gpt2 import GPT2
+from .learner import Learner, prepared
+from .memory_limit import explained_memory
+from .run_folder import OPTIMIZER_FILE, Progress, RunFolder, SavedState
 from .settings import TrainSettings
+from .watch import StepRecord, Watcher
+from .weights import load_checkpoint
 
-_HELD_OUT_WINDOWS = 128  # enough for a loss good to about 1%, few enough to take seconds
+if TYPE_CHECKING:
+    from .weight_hook import WeightHook
+
+Sampler = Callable[[GPT2], Sequence[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +45,16 @@ class TrainResult:
 
     @property
     def tokens_per_s(self) -> float:
-        return self.tokens / self.seconds
+        return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
     def held_out_loss(self) -> float:
         return self.held_out_losses[-1][1]
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """(steps done, held-out loss) where that was lowest once training had begun."""
+        return min(self.held_out_losses[1:], key=lambda point: point[1])
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "tokens_per_s": self.tokens_per_s}
@@ -50,175 +62,178 @@ class TrainResult:
 
 def train(
     model: GPT2,
-    tokens: TokenArray,
-    held_out: TokenArray,
+    batches: BatchSource,
+    held_out: Sequence[Batch],
     settings: TrainSettings,
     *,
+    run: RunFolder | None = None,
+    hook: WeightHook | None = None,
+    sampler: Sampler | None = None,
     progress: bool = True,
 ) -> TrainResult:
-    """Train `model` in place on `tokens`; measure it on `held_out`.
+    """Train `model` in place on `batches`; measure it on `held_out`.
 
-    On a CPU equal weights, tokens, settings and thread count give equal losses. `progress` draws a
-    bar on stderr when that is a terminal. The model ends on the device it came from, in evaluation
-    mode, without dropout. Raises TextError when a text is shorter than one sequence, ConfigError
-    when a sequence is longer than the model's context or the device is absent, TrainingError when
-    the loss is no longer a number.
+    On a CPU equal weights, batches, settings and thread count give equal losses, also when the
+    training was stopped, by SIGKILL even, and goes on from the newest state in `run`. Without a
+    `run` nothing is written. Under torchrun every process calls this with the same arguments.
+    `progress` draws a bar on stderr when that is a terminal. The model ends on the device it came
+    from, in evaluation mode, without dropout.
+
+    Raises TextError when a text is shorter than one sequence, ConfigError when a sequence is longer
+    than the model's context or the device is absent, TrainingError when the loss is no longer a
+    number or memory runs out, TrainingInterrupted after Ctrl-C or SIGTERM: with a `run` the step is
+    finished and its state saved first.
     """
     if settings.sequence_length > model.config.n_positions:
         raise ConfigError(
             f"sequence_length {settings.sequence_length} exceeds the model's context window of "
             f"{model.config.n_positions} tokens (n_positions)"
         )
-    check_length(tokens, settings.sequence_length)
-    check_length(held_out, 1)
-    device = _device(settings.device)
-    home = model.wte.weight.device
-    with _threads(settings.threads):
-        try:
-            model.to(device)
-            _set_dropout(model, settings.dropout)
-            return _run(model, tokens, held_out, settings, device, progress)
-        finally:
-            _set_dropout(model, 0.0)
-            model.to(home).eval()
+    with ExitStack() as stack:
+        group = stack.enter_context(joined(settings.device))
+        stack.enter_context(prepared(model, settings, group.device))
+        learner = Learner(model, settings, group, hook)
+        course = _Course(learner, batches, held_out, run, sampler)
+        return course.run_to_the_end(progress and group.is_main)
 
 
-def _run(
-    model: GPT2,
-    tokens: TokenArray,
-    held_out: TokenArray,
-    settings: TrainSettings,
-    device: torch.device,
-    progress: bool,
-) -> TrainResult:
-    torch.manual_seed(settings.seed)  # dropout draws from it
-    optimizer = make_optimizer(model, settings)
-    batches = sample_batches(
-        tokens,
-        batch_size=settings.batch_size,
-        sequence_length=settings.sequence_length,
-        seed=settings.seed,
-    )
-    losses: list[float] = []
-    held_out_losses = [(0, held_out_loss(model, held_out, settings))]
-    per_step = settings.batch_size * settings.sequence_length
-    seconds = 0.0
-    with tqdm(
-        total=settings.steps * per_step,
-        desc="training",
-        unit=" tokens",
-        unit_scale=True,
-        disable=not (progress and sys.stderr.isatty()),
-    ) as bar:
-        for step, (inputs, targets) in zip(range(settings.steps), batches, strict=False):
-            start = time.perf_counter()
-            loss = _step(model, optimizer, inputs.to(device), targets.to(device), settings, step)
-            seconds += time.perf_counter() - start
-            losses.append(loss)
-            done = step + 1
-            if done % settings.eval_every == 0 or done == settings.steps:
-                held_out_losses.append((done, held_out_loss(model, held_out, settings)))
-            bar.set_postfix(
-                loss=f"{loss:.3f}", held_out=f"{held_out_losses[-1][1]:.3f}", refresh=False
-            )
-            bar.update(per_step)
-    return TrainResult(
-        losses=tuple(losses),
-        held_out_losses=tuple(held_out_losses),
-        tokens=settings.steps * per_step,
-        seconds=seconds,
-    )
+class _Course:
+    """A training under way."""
 
+    def __init__(
+        self,
+        learner: Learner,
+        batches: BatchSource,
+        held_out: Sequence[Batch],
+        run: RunFolder | None,
+        sampler: Sampler | None,
+    ) -> None:
+        self.learner, self.batches, self.held_out = learner, batches, held_out
+        self.run, self.sampler = run, sampler
+        self.settings, self.group = learner.settings, learner.group
+        self.losses: list[float] = []
 
-def _step(
-    model: GPT2,
-    optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    settings: TrainSettings,
-    step: int,
-) -> float:
-    model.train()
-    for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate_at(step)
-    optimizer.zero_grad()
-    loss = next_token_loss(model, inputs, targets, settings.precision)
-    value = loss.item()
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"the loss became {value} at step {step + 1} of {settings.steps}; "
-            f"lower the learning rate (it is {settings.learning_rate:g}) or lengthen the warm-up"
+    def run_to_the_end(self, progress: bool) -> TrainResult:
+        at = self._start()
+        settings, per_step = self.settings, self.settings.batch_size * self.settings.sequence_length
+        path = self.run.path if self.run and self.group.is_main else None
+        with (
+            Watcher(path, self.learner.model.config, settings, self.group, progress) as watcher,
+            _stop_requests(wanted=self.run is not None) as stop,
+        ):
+            self.losses = [record.loss for record in watcher.rewind(at.step)]
+            while at.step < settings.steps:
+                start = time.perf_counter()
+                with explained_memory(self.learner, self.batches, at.step):
+                    outcome = self.learner.step(self.batches, at.step, stop=stop.is_set())
+                seconds = time.perf_counter() - start
+                at = replace(at, step=at.step + 1, seconds=at.seconds + seconds)
+                self.losses.append(outcome.loss)
+                measured = self._due(at.step, settings.eval_every)
+                if measured:
+                    at = self._measured(at)
+                watcher.record(
+                    StepRecord(
+                        step=at.step,
+                        loss=outcome.loss,
+                        learning_rate=settings.learning_rate_at(at.step - 1),
+                        grad_norm=outcome.grad_norm,
+                        tokens=at.step * per_step,
+                        tokens_per_s=per_step / seconds,
+                        seconds=at.seconds,
+                        mfu=watcher.mfu(per_step / seconds),
+                        memory_bytes=watcher.memory_bytes(),
+                        held_out_loss=at.held_out_losses[-1][1] if measured else None,
+                    )
+                )
+                if settings.sample_every and self._due(at.step, settings.sample_every):
+                    self._sample(watcher, at.step)
+                new_best = measured and at.best_step == at.step
+                stopping = outcome.asked_to_stop and at.step < settings.steps
+                if stopping or new_best or self._due(at.step, self._save_every):
+                    self._save(at)
+                if stopping:
+                    raise TrainingInterrupted(
+                        f"stopped after step {at.step} of {settings.steps}; the same command with "
+                        "--resume goes on"
+                    )
+        return TrainResult(
+            losses=tuple(self.losses),
+            held_out_losses=at.held_out_losses,
+            tokens=at.step * per_step,
+            seconds=at.seconds,
         )
-    torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
-    optimizer.step()
-    return value
 
+    @property
+    def _save_every(self) -> int:
+        return self.settings.save_every or self.settings.eval_every
 
-def next_token_loss(model: GPT2, inputs: Tensor, targets: Tensor, precision: str) -> Tensor:
-    """Mean cross entropy of targets (B, S) given inputs (B, S), in nats."""
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits, _ = model(inputs)  # (B, S, V)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    def _due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.settings.steps
 
+    def _start(self) -> Progress:
+        saved = self.run.newest_state() if self.run else None
+        if saved is None:
+            first = self.learner.measure(self.held_out)
+            return Progress(
+                step=0, seconds=0.0, held_out_losses=((0, first),), best_step=0, scaler={}
+            )
+        self._load(saved)
+        return saved.progress
 
-@torch.no_grad()
-def held_out_loss(model: GPT2, tokens: TokenArray, settings: TrainSettings) -> float:
-    """Nats per token over windows spread through `tokens`, in the training's precision."""
-    model.eval()
-    device = model.wte.weight.device
-    total, count = 0.0, 0
-    for inputs, targets in spread_batches(
-        tokens,
-        batch_size=settings.batch_size,
-        sequence_length=settings.sequence_length,
-        most=_HELD_OUT_WINDOWS,
-    ):
-        loss = next_token_loss(model, inputs.to(device), targets.to(device), settings.precision)
-        total += loss.item() * targets.numel()
-        count += targets.numel()
-    return total / count
+    def _load(self, saved: SavedState) -> None:
+        weights = load_checkpoint(saved.folder).model.state_dict()
+        optimizer = load_file(saved.folder / OPTIMIZER_FILE)
+        self.learner.load(weights, optimizer, saved.progress.scaler)
 
+    def _measured(self, at: Progress) -> Progress:
+        loss = self.learner.measure(self.held_out)
+        best = min(loss for _, loss in at.held_out_losses[1:]) if at.best_step else None
+        return replace(
+            at,
+            held_out_losses=(*at.held_out_losses, (at.step, loss)),
+            best_step=at.step if best is None or loss < best else at.best_step,
+        )
 
-def make_optimizer(model: GPT2, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) with decay on matrices and embeddings only."""
-    parameters = list(model.parameters())  # a tied weight comes once
-    matrices = [p for p in parameters if p.dim() >= 2]
-    vectors = [p for p in parameters if p.dim() < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        fused=True,
-    )
+    def _save(self, at: Progress) -> None:
+        if self.run is None:
+            return
+        weights = self.learner.weights()
+        optimizer, scaler = self.learner.state()
+        if self.group.is_main:
+            self.run.save(
+                self.learner.model.config,
+                weights,
+                optimizer,
+                replace(at, scaler=scaler),
+                keep=self.settings.keep_states,
+            )
+        self.group.wait()
 
-
-def _set_dropout(model: GPT2, share: float) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = share
-        elif isinstance(module, Attention):
-            module.dropout = share
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device must be cpu or cuda, but is {name!r}") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {name} is not there: PyTorch finds no such GPU; use cpu")
-    return device
+    def _sample(self, watcher: Watcher, step: int) -> None:
+        if self.sampler is None:
+            return
+        shared = self.group.size > 1 and self.settings.parallel == "fsdp"
+        if not shared and self.group.is_main:  # a share of a model cannot speak
+            watcher.sample(step, self.sampler(self.learner.model))
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else count)
+def _stop_requests(*, wanted: bool) -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
+    event = threading.Event()
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield event  # only a main thread may handle signals
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if event.is_set() and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        event.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield event
     finally:
-        torch.set_num_threads(before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

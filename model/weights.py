@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..config import GPT2Config, preset
 from ..errors import CheckpointError
-from ..files import atomic_path, staged_folder, write_file, write_json
+from ..files import staged_folder, write_file, write_json
 from .gpt2 import GPT2, initialize
-from .tensor_files import StoredTensor, stored_tensors
+from .tensor_files import StoredTensor, stored_tensors, write_tensors
 from .tokenizer_files import TOKENIZER_FILES, check_vocabulary, copy_tokenizer, has_vocabulary
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -88,24 +88,22 @@ def save_checkpoint(
 
 def write_checkpoint(model: GPT2, folder: Path) -> None:
     """Write config and weights into an existing folder; each file is whole or absent."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    write_config(model.config, folder)
+    write_tensors(checkpoint_names(model.state_dict(), model.config), folder / "model.safetensors")
 
-    config = model.config
-    tensors = {
-        name if name == _HEAD else f"transformer.{name}": tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-        if not (name == _HEAD and config.tie_word_embeddings)
-    }
+
+def write_config(config: GPT2Config, folder: Path) -> None:
     write_file(folder / "config.json", config.to_json())
     write_json(folder / "generation_config.json", generation_settings(config))
-    with atomic_path(folder / "model.safetensors") as path:
-        try:
-            save_file(tensors, path, metadata={"format": "pt"})
-        except SafetensorError as reason:
-            # It hides the operating system's error in its text: "... (os error 28)".
-            number = re.search(r"os error (\d+)", str(reason))
-            raise OSError(int(number[1]) if number else 0, str(reason), str(path)) from reason
+
+
+def checkpoint_names(state: Mapping[str, Tensor], config: GPT2Config) -> dict[str, Tensor]:
+    """A model's state under the names that transformers gives it; a tied head is left out."""
+    return {
+        name if name == _HEAD else f"transformer.{name}": tensor
+        for name, tensor in state.items()
+        if not (name == _HEAD and config.tie_word_embeddings)
+    }
 
 
 def generation_settings(config: GPT2Config) -> dict[str, object]:

@@ -349,7 +349,7 @@ def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_pat
 # faults -------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_training_cleanly(tmp_path: Path) -> None:
+def test_ctrl_c_while_training_begins(tmp_path: Path) -> None:
     target = tmp_path / "checkpoint"
     with subprocess.Popen(
         [sys.executable, "-m", "gpt2edge", "train", "-o", str(target), "--steps", "100000"],
@@ -361,13 +361,11 @@ def test_ctrl_c_ends_training_cleanly(tmp_path: Path) -> None:
             deadline = time.monotonic() + 120
             while not any(tmp_path.iterdir()) and time.monotonic() < deadline:
                 time.sleep(0.1)
-            time.sleep(1)
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode == 130, err
-    assert "Traceback" not in err
     assert err.strip() == "gpt2edge: error: interrupted; nothing was left half-written"
     assert list(tmp_path.iterdir()) == []
 

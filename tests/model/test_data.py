@@ -1,25 +1,17 @@
-"""Reading texts, holding a part back, encoding, and batches."""
+"""Reading texts, holding a part back, encoding."""
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2edge.errors import ConfigError, TextError
 from gpt2edge.model import train_vocabulary
-from gpt2edge.model.data import (
-    encode_documents,
-    read_documents,
-    sample_batches,
-    split_documents,
-    spread_batches,
-)
+from gpt2edge.model.data import encode_documents, read_documents, split_documents
 from gpt2edge.model.vocabulary import open_vocabulary
 
 
@@ -99,37 +91,3 @@ def test_documents_end_with_end_of_text(tmp_path: Path) -> None:
     assert tokens.dtype == np.uint16
     assert (tokens == 256).nonzero()[0].tolist() == [2, 16]
     assert tokenizer.decode(tokens[:2].tolist()) == "ab"
-
-
-def test_batches_are_seeded_and_shifted_by_one() -> None:
-    tokens = np.arange(100, dtype=np.uint32)
-    settings = {"batch_size": 4, "sequence_length": 9}
-    first = list(islice(sample_batches(tokens, **settings, seed=1), 50))
-    torch.manual_seed(5)  # another generator's state changes nothing
-    again = list(islice(sample_batches(tokens, **settings, seed=1), 50))
-    other = next(sample_batches(tokens, **settings, seed=2))
-    for (inputs, targets), (inputs_again, _) in zip(first, again, strict=True):
-        assert inputs.shape == targets.shape == (4, 9)
-        assert inputs.dtype == torch.int64
-        assert torch.equal(targets, inputs + 1)
-        assert torch.equal(inputs, inputs_again)
-    assert not torch.equal(first[0][0], other[0])
-    seen = torch.cat([targets.flatten() for _, targets in first])
-    assert seen.max() == 99  # the last token is a target too
-
-
-def test_a_text_of_one_sequence_is_enough_and_less_is_not() -> None:
-    exact = np.arange(10, dtype=np.uint16)
-    inputs, _ = next(sample_batches(exact, batch_size=2, sequence_length=9, seed=0))
-    assert inputs.tolist() == [list(range(9))] * 2
-    with pytest.raises(TextError, match="10 tokens, too few for one sequence of 10"):
-        next(sample_batches(exact, batch_size=2, sequence_length=10, seed=0))
-
-
-@given(st.integers(2, 200), st.integers(1, 20), st.integers(1, 30))
-def test_spread_batches_do_not_overlap(length: int, sequence_length: int, most: int) -> None:
-    tokens = np.arange(length, dtype=np.uint16)
-    batches = list(spread_batches(tokens, batch_size=3, sequence_length=sequence_length, most=most))
-    targets = torch.cat([targets.flatten() for _, targets in batches])
-    assert len(targets.unique()) == len(targets)
-    assert 0 < sum(len(inputs) for inputs, _ in batches) <= most

@@ -15,8 +15,9 @@ import torch
 from gpt2edge import GPT2Config
 from gpt2edge.errors import ConfigError, TextError, TrainingError
 from gpt2edge.model import GPT2, TrainSettings, initialize
-from gpt2edge.model.data import TokenArray
-from gpt2edge.model.train import make_optimizer, train
+from gpt2edge.model.batches import ArrayStream, Batch, WindowBatches, spread_batches
+from gpt2edge.model.optimizer import make_optimizer
+from gpt2edge.model.train import TrainResult, train
 
 SETTINGS = TrainSettings(
     steps=30,
@@ -35,15 +36,27 @@ def small() -> GPT2:
     return initialize(GPT2(config), seed=0)
 
 
-def counting(length: int) -> TokenArray:
+def counting(length: int) -> ArrayStream:
     """0, 1, ..., 11, 0, 1, ...: every next token is certain."""
-    return (np.arange(length) % 12).astype(np.uint16)
+    return ArrayStream((np.arange(length) % 12).astype(np.uint16))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def fit(
+    model: GPT2, settings: TrainSettings, *, length: int = 500, held_out: int = 60
+) -> TrainResult:
+    batches = WindowBatches(
+        counting(length), settings.batch_size, settings.sequence_length, settings.seed
+    )
+    measured = spread_batches(
+        counting(held_out), batch_size=4, sequence_length=settings.sequence_length, most=128
+    )
+    return train(model, batches, tuple(measured), settings)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_what_is_certain_is_learned(small: GPT2, precision: str) -> None:
     settings = dataclasses.replace(SETTINGS, steps=80, precision=precision)
-    result = train(small, counting(500), counting(60), settings)
+    result = fit(small, settings)
     assert result.losses[0] == pytest.approx(math.log(12), rel=0.05)
     assert result.losses[-1] < 0.1
     assert [step for step, _ in result.held_out_losses] == list(range(0, 81, 10))
@@ -57,27 +70,67 @@ def test_what_is_certain_is_learned(small: GPT2, precision: str) -> None:
 def test_equal_seeds_give_equal_losses_and_weights(small: GPT2) -> None:
     settings = dataclasses.replace(SETTINGS, dropout=0.2)
     start = {name: tensor.clone() for name, tensor in small.state_dict().items()}
-    first = train(small, counting(500), counting(60), settings)
+    first = fit(small, settings)
     weights = {name: tensor.clone() for name, tensor in small.state_dict().items()}
     small.load_state_dict(start)
     torch.rand(7)  # numbers drawn elsewhere change nothing
-    again = train(small, counting(500), counting(60), settings)
+    again = fit(small, settings)
     assert again.losses == first.losses
     assert again.held_out_losses == first.held_out_losses
     assert all(torch.equal(tensor, weights[name]) for name, tensor in small.state_dict().items())
     small.load_state_dict(start)
-    other = train(small, counting(500), counting(60), dataclasses.replace(settings, seed=1))
+    other = fit(small, dataclasses.replace(settings, seed=1))
     assert other.losses != first.losses
+
+
+def test_micro_batches_learn_what_the_whole_batch_does(small: GPT2) -> None:
+    whole = fit(small, SETTINGS)
+    for size in (1, 3):  # 3 does not divide the batch of 4
+        again = fit(initialize(small, seed=0), dataclasses.replace(SETTINGS, micro_batch_size=size))
+        assert again.losses == pytest.approx(whole.losses, rel=1e-5)
+
+
+def test_recomputed_activations_change_nothing(small: GPT2) -> None:
+    settings = dataclasses.replace(SETTINGS, dropout=0.2)
+    kept = fit(small, settings)
+    again = fit(
+        initialize(small, seed=0), dataclasses.replace(settings, checkpoint_activations=True)
+    )
+    assert again.losses == kept.losses
+    assert "forward" not in vars(small.h[0])
+
+
+def test_one_batch_is_learned_by_heart() -> None:
+    config = GPT2Config(vocab_size=97, n_positions=16, n_embd=64, n_layer=2, n_head=2)
+    noise = np.random.default_rng(0).integers(0, 97, 4 * 16 + 1).astype(np.uint16)
+    batch = next(spread_batches(ArrayStream(noise), batch_size=4, sequence_length=16, most=4))
+    result = train(
+        initialize(GPT2(config), seed=0), _Same(batch), (batch,),
+        dataclasses.replace(SETTINGS, steps=150, weight_decay=0.0, eval_every=150),
+    )  # fmt: skip
+    assert result.losses[0] == pytest.approx(math.log(97), rel=0.05)
+    assert result.held_out_loss < 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class _Same:
+    """The same batch, whatever the step."""
+
+    same: Batch
+    batch_size: int = 4
+
+    def batch(self, step: int, rows: slice) -> Batch:  # noqa: ARG002
+        return self.same.rows(rows)
 
 
 def test_dropout_is_for_training_only(small: GPT2) -> None:
     settings = dataclasses.replace(SETTINGS, steps=2, dropout=0.5)
-    with_dropout = train(small, counting(500), counting(60), settings)
+    with_dropout = fit(small, settings)
     ids = torch.arange(10)[None]
     small.train()
     assert torch.equal(small(ids)[0], small(ids)[0])
     again = initialize(small, seed=0)
-    without = train(again, counting(500), counting(60), dataclasses.replace(settings, dropout=0.0))
+    without = fit(again, dataclasses.replace(settings, dropout=0.0))
     assert without.losses[0] != with_dropout.losses[0]
     assert without.held_out_losses[0] == with_dropout.held_out_losses[0]
 
@@ -114,28 +167,23 @@ def test_a_loss_that_is_no_number_names_the_step(small: GPT2) -> None:
     # Warm-up is over after the first step; the second then starts from ruined weights.
     settings = dataclasses.replace(SETTINGS, learning_rate=1e38, warmup_steps=0)
     with pytest.raises(TrainingError, match=r"step \d+ of 30; lower the learning rate"):
-        train(small, counting(500), counting(60), settings)
+        fit(small, settings)
 
 
 def test_texts_and_contexts_too_short(small: GPT2) -> None:
     with pytest.raises(TextError, match="16 tokens"):
-        train(small, counting(16), counting(60), SETTINGS)
+        fit(small, SETTINGS, length=16)
     with pytest.raises(TextError, match="1 tokens"):
-        train(small, counting(500), counting(1), SETTINGS)
-    train(small, counting(17), counting(2), dataclasses.replace(SETTINGS, steps=1))
+        fit(small, SETTINGS, held_out=1)
+    fit(small, dataclasses.replace(SETTINGS, steps=1), length=17, held_out=2)
     with pytest.raises(ConfigError, match="context window of 16"):
-        train(
-            small,
-            counting(500),
-            counting(60),
-            dataclasses.replace(SETTINGS, sequence_length=17),
-        )
+        fit(small, dataclasses.replace(SETTINGS, sequence_length=17))
 
 
 def test_a_gpu_that_is_not_there(small: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(ConfigError, match="use cpu"):
-        train(small, counting(500), counting(60), dataclasses.replace(SETTINGS, device="cuda"))
+        fit(small, dataclasses.replace(SETTINGS, device="cuda"))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +205,14 @@ def test_a_gpu_that_is_not_there(small: GPT2, monkeypatch: pytest.MonkeyPatch) -
         {"seed": -1},
         {"eval_every": 0},
         {"threads": 0},
-        {"precision": "fp16"},
+        {"precision": "fp8"},
+        {"micro_batch_size": 0},
+        {"save_every": 0},
+        {"keep_states": 0},
+        {"sample_every": -1},
+        {"sample_prompt": 3},
+        {"parallel": "tensor"},
+        {"peak_tflops": 0},
         {"device": "tpu"},
     ],
 )
@@ -170,7 +225,7 @@ def test_threads_are_given_back_and_nothing_is_drawn(
     small: GPT2, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = torch.get_num_threads()
-    train(small, counting(500), counting(60), dataclasses.replace(SETTINGS, steps=1))
+    fit(small, dataclasses.replace(SETTINGS, steps=1))
     assert torch.get_num_threads() == before
     assert capfd.readouterr() == ("", "")
 
@@ -179,7 +234,7 @@ def test_on_a_terminal_a_bar_shows_the_loss(
     small: GPT2, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    train(small, counting(500), counting(60), SETTINGS)
+    fit(small, SETTINGS)
     drawn = capsys.readouterr()
     assert drawn.out == ""
     assert "loss=" in drawn.err
@@ -187,10 +242,10 @@ def test_on_a_terminal_a_bar_shows_the_loss(
 
 
 def test_an_interrupt_passes_through(small: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gpt2edge.model.train._step", interrupt)
+    monkeypatch.setattr("gpt2edge.model.learner.Learner.step", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(small, counting(500), counting(60), SETTINGS)
+        fit(small, SETTINGS)
     assert not small.training

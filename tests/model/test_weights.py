@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr("gpt2edge.model.tensor_files.save_file", full)
     with pytest.raises(StorageError, match="disk is full"):
         save_checkpoint(model, folder, overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

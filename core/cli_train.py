@@ -1,0 +1,224 @@
+"""The verb that makes a checkpoint: train, from scratch, from a checkpoint, or where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cli_make import example, force_option, json_option, threads_option
+from .config import PRESETS, preset
+from .errors import ConfigError
+from .files import check_free
+
+if TYPE_CHECKING:
+    from .config import GPT2Config
+    from .model.make_checkpoint import TrainedCheckpoint
+    from .model.run_folder import Plan
+    from .model.settings import TrainSettings
+    from .model.training_data import Source
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(epilog=example("gpt2edge train --text book.txt -o checkpoint --steps 2000"))
+@click.option("--text", type=_PATH, help="Text file or folder of *.txt; default: an embedded text.")
+@click.option("--data", type=_PATH, help="Token shards that `gpt2edge data prepare` made.")
+@click.option(
+    "--examples", type=_PATH, help='JSONL of {"prompt", "answer"} or {"text"}, to fine-tune on.'
+)
+@click.option("-o", "--output", type=_PATH, required=True, help="Folder of the new checkpoint.")
+@click.option("--from", "start", metavar="CHECKPOINT", help="Fine-tune this: a folder or hub id.")
+@click.option("--resume", is_flag=True, help="Go on with the training that OUTPUT.run holds.")
+@click.option("--preset", "preset_name", help=f"Sizes of {', '.join(PRESETS)}.")
+@click.option("--n-layer", type=int, help="Layers.")
+@click.option("--n-head", type=int, help="Attention heads.")
+@click.option("--n-embd", type=int, help="Width of the embedding.")
+@click.option("--context", "n_positions", type=int, help="Context window in tokens.")
+@click.option("--vocab-size", type=int, help="Tokens of the vocabulary that is learned.")
+@click.option("--tokenizer", type=_PATH, help="Folder of a vocabulary to use instead.")
+@click.option("--steps", type=int)
+@click.option("--batch-size", type=int, help="Sequences a step.")
+@click.option("--batch-tokens", type=int, help="The same in tokens.")
+@click.option("--micro-batch-size", type=int, help="Sequences at once; gradients add up.")
+@click.option("--sequence-length", type=int, help="Default: the context window.")
+@click.option("--learning-rate", type=float)
+@click.option("--min-learning-rate-ratio", type=float, help="Where the cosine ends.")
+@click.option("--warmup-steps", type=int)
+@click.option("--weight-decay", type=float)
+@click.option("--grad-clip", type=float)
+@click.option("--dropout", type=float)
+@click.option(
+    "--quantization-aware",
+    "aware_of",
+    type=click.Choice(["int8", "int4"]),
+    help="Train with weights rounded as `quantize` rounds them.",
+)
+@click.option("--block-size", type=int, help="With --quantization-aware: weights a scale.")
+@click.option("--eval-every", type=int, help="Steps between held-out measurements.")
+@click.option("--save-every", type=int, help="Steps between saved states.")
+@click.option("--keep-states", type=int, help="Newest states kept, besides the best.")
+@click.option("--sample-every", type=int, help="Steps between samples of text.")
+@click.option("--sample-prompt", help="What samples begin with.")
+@click.option("--precision", type=str, help="fp32, bf16 or fp16.")
+@click.option("--device", type=str, help="cpu or cuda.")
+@click.option("--compile/--no-compile", default=None, help="torch.compile the steps.")
+@click.option(
+    "--checkpoint-activations/--keep-activations", default=None, help="Less memory, more time."
+)
+@click.option("--parallel", type=str, help="Under torchrun: ddp or fsdp.")
+@click.option("--peak-tflops", type=float, help="What the device can do, for MFU.")
+@click.option("--seed", type=int)
+@threads_option
+@force_option
+@json_option
+def train(
+    text: Path | None,
+    data: Path | None,
+    examples: Path | None,
+    output: Path,
+    start: str | None,
+    resume: bool,
+    preset_name: str | None,
+    tokenizer: Path | None,
+    batch_tokens: int | None,
+    aware_of: str | None,
+    block_size: int | None,
+    force: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train a GPT-2, from data to checkpoint.
+
+    Steps, losses and states to go on from are kept in OUTPUT.run. After Ctrl-C, a crash or a power
+    cut the same command with --resume goes on. `torchrun -m gpt2edge train ...` trains in several
+    processes.
+    """
+    from .model import train_checkpoint
+    from .model.make_checkpoint import run_of
+
+    if resume and force:
+        raise click.UsageError("--resume goes on, --force begins anew: choose one")
+    check_free(output, overwrite=force)
+    earlier = run_of(output).plan if resume and run_of(output).path.is_dir() else None
+    chosen = {name: value for name, value in given.items() if value is not None}
+    start = start if start is not None or earlier is None else earlier.start
+    config = _config(preset_name, chosen, earlier, start)
+    if earlier is None:
+        chosen.setdefault("sequence_length", config.n_positions)
+    settings = _settings(chosen, batch_tokens, earlier)
+    made = train_checkpoint(
+        _source(text, data, examples, earlier),
+        output,
+        config,
+        settings,
+        tokenizer_folder=tokenizer,
+        start=start,
+        hook=_hook(aware_of, block_size, earlier),
+        resume=resume,
+        overwrite=force,
+    )
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        click.echo(json.dumps(_facts(made)) if as_json else _summary(made))
+
+
+def _source(
+    text: Path | None, data: Path | None, examples: Path | None, earlier: Plan | None
+) -> Source:
+    from .model.training_data import Source
+
+    named = {"text": text, "corpus": data, "examples": examples}
+    chosen = [(kind, path) for kind, path in named.items() if path is not None]
+    if len(chosen) > 1:
+        raise click.UsageError("--text, --data and --examples exclude each other")
+    if chosen:
+        return Source(kind=chosen[0][0], path=chosen[0][1])
+    return Source() if earlier is None else earlier.source
+
+
+def _config(
+    preset_name: str | None, chosen: dict[str, Any], earlier: Plan | None, start: str | None
+) -> GPT2Config:
+    """The model's sizes: a checkpoint's, or those of the training to resume, a preset or the demo,
+    with what was given."""
+    from .model.make_checkpoint import DEMO_CONFIG
+    from .model.weights import load_checkpoint
+
+    names = {field.name for field in dataclasses.fields(DEMO_CONFIG)}
+    sizes = {name: chosen.pop(name) for name in list(chosen) if name in names}
+    if start is not None and (sizes or preset_name):
+        given = ", ".join([*sizes, *(["preset"] if preset_name else [])])
+        raise ConfigError(f"{given}: a checkpoint that is fine-tuned keeps its sizes")
+    if start is not None:
+        return load_checkpoint(start).config
+    if preset_name is not None:
+        base = preset(preset_name)
+    else:
+        base = DEMO_CONFIG if earlier is None else earlier.config
+    return dataclasses.replace(base, bos_token_id=None, eos_token_id=None, **sizes)
+
+
+def _settings(
+    chosen: dict[str, Any], batch_tokens: int | None, earlier: Plan | None
+) -> TrainSettings:
+    from .model.make_checkpoint import DEMO_SETTINGS
+
+    base = DEMO_SETTINGS if earlier is None else earlier.settings
+    if batch_tokens is not None:
+        length = chosen.get("sequence_length", base.sequence_length)
+        if "batch_size" in chosen:
+            raise click.UsageError("--batch-tokens and --batch-size exclude each other")
+        if batch_tokens < 1 or batch_tokens % length:
+            raise ConfigError(
+                f"batch_tokens {batch_tokens} must be a multiple of the sequence length {length}"
+            )
+        chosen["batch_size"] = batch_tokens // length
+    return dataclasses.replace(base, **chosen)
+
+
+def _hook(aware_of: str | None, block_size: int | None, earlier: Plan | None) -> Any:
+    if aware_of is None and earlier is not None and earlier.aware_of is not None:
+        aware_of, _, block = earlier.aware_of.partition(" ")
+        block_size = int(block) if block else None
+    if aware_of is None:
+        if block_size is not None:
+            raise click.UsageError("--block-size needs --quantization-aware")
+        return None
+    from .quantize.fake_quantize import FakeQuantize
+
+    return FakeQuantize(aware_of, block_size)
+
+
+def _facts(made: TrainedCheckpoint) -> dict[str, Any]:
+    best_step, best = made.result.best
+    return {
+        "checkpoint": str(made.folder),
+        "run": str(made.run.path),
+        "held_out_text": None if made.held_out_text is None else str(made.held_out_text),
+        "training_tokens": made.training_tokens,
+        "held_out_tokens": made.held_out_tokens,
+        "held_out_loss": made.result.held_out_loss,
+        "best_step": best_step,
+        "best_held_out_loss": best,
+        "tokens_per_s": made.result.tokens_per_s,
+        "seconds": made.result.seconds,
+    }
+
+
+def _summary(made: TrainedCheckpoint) -> str:
+    result = made.result
+    best_step, best = result.best
+    text = made.held_out_text
+    return (
+        f"{made.folder}: {made.config.n_layer} layers, width {made.config.n_embd}, vocabulary "
+        f"{made.config.vocab_size:,}; {made.training_tokens:,} training tokens\n"
+        f"loss {result.losses[0]:.3f} -> {result.losses[-1]:.3f}, held-out "
+        f"{result.held_out_loss:.3f} (best {best:.3f} after step {best_step}), in "
+        f"{result.seconds:.0f} s ({result.tokens_per_s:,.0f} tokens/s)"
+        + ("" if text is None else f"; the held-out text is {text}")
+        + f"\nits states, metrics and curve are in {made.run.path}"
+    )
