@@ -7,12 +7,12 @@ Everything is measured in one run, each measurement in a process of its own, rep
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+
+from machine import machine
 
 from gpt2edge import Bundle, Precision
 from gpt2edge.evals.bench import BenchReport, BenchRow, measure_rounds, row_of, run_worker
@@ -81,19 +81,6 @@ def prepare(model: str, folder: Path) -> tuple[Path, Bundle]:
         if precision not in opened.manifest.variants:
             quantize(opened, precision)
     return checkpoint, Bundle.open(bundle)
-
-
-def machine() -> str:
-    """System, processor and how many cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return f"{platform.platform()}, {processor()}, {cores} cores"
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def ratios(rows: list[BenchRow]) -> str:

@@ -89,7 +89,7 @@ def summary(checkpoint: Path, report: dict[str, Any]) -> list[str]:
         measured, drift = row["scored"]["perplexity"], row["drift"]
         lines.append(
             f"| {row['name']} | {measured['per_token']:.2f} | {measured['per_word']:.1f} | "
-            f"{drift["mean_kl_nats"]:.1e} | {100 * drift['top1_agreement']:.1f} |"
+            f"{drift['mean_kl_nats']:.1e} | {100 * drift['top1_agreement']:.1f} |"
         )
     samples = (checkpoint.with_name("checkpoint.run") / "samples.jsonl").read_text(encoding="utf-8")
     last = json.loads(samples.splitlines()[-1])
