@@ -35,6 +35,10 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            # One call: under autocast the bias of a sum would turn the 16-bit product into float32.
+            flat = torch.addmm(self.bias, x.flatten(0, -2), self.weight)
+            return flat.unflatten(0, x.shape[:-1])
         return x @ self.weight + self.bias
 
 
