@@ -51,7 +51,8 @@ class SummedLoss(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None) -> Tensor:
         with torch.autocast(inputs.device.type, self.autocast, enabled=self.autocast is not None):
-            logits, _ = self.model(inputs, documents=documents)  # (B, S, V)
+            bounds = {} if documents is None else {"documents": documents}
+            logits, _ = self.model(inputs, **bounds)  # (B, S, V)
         return F.cross_entropy(
             logits.float().flatten(0, 1),
             targets.flatten(),
