@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError, TrainingError
-from .batches import IGNORED, Batch, BatchSource
+from .batches import Batch, BatchSource
 from .distributed import Group, fill, full, shard
 from .gpt2 import GPT2, Attention
 from .optimizer import load_optimizer_state, make_optimizer, optimizer_state
 from .settings import TrainSettings
+from .token_loss import summed_token_loss
 
 if TYPE_CHECKING:
     from .weight_hook import WeightHook
@@ -53,12 +53,7 @@ class SummedLoss(nn.Module):
         with torch.autocast(inputs.device.type, self.autocast, enabled=self.autocast is not None):
             bounds = {} if documents is None else {"documents": documents}
             logits, _ = self.model(inputs, **bounds)  # (B, S, V)
-        return F.cross_entropy(
-            logits.float().flatten(0, 1),
-            targets.flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
+        return summed_token_loss(logits.flatten(0, 1), targets.flatten())
 
 
 class Learner:
