@@ -33,6 +33,7 @@ _EXTRAS = {
     "tqdm": "evals",
     "matplotlib": "evals",
     "psutil": "evals",
+    "scipy": "evals",
 }
 INTERRUPTED = 130
 BROKEN_PIPE = 141
