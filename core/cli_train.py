@@ -46,7 +46,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--batch-tokens", type=int, help="The same in tokens.")
 @click.option("--micro-batch-size", type=int, help="Sequences at once; gradients add up.")
 @click.option("--sequence-length", type=int, help="Default: the context window.")
-@click.option("--learning-rate", type=float)
+@click.option("--learning-rate", type=float, help="Default: by --preset; low with --from.")
 @click.option("--min-learning-rate-ratio", type=float, help="Where the cosine ends.")
 @click.option("--warmup-steps", type=int)
 @click.option("--weight-decay", type=float)
@@ -113,6 +113,7 @@ def train(
     config = _config(preset_name, chosen, earlier, start)
     if earlier is None:
         chosen.setdefault("sequence_length", config.n_positions)
+        chosen.setdefault("learning_rate", _learning_rate(preset_name, start))
     settings = _settings(chosen, batch_tokens, earlier)
     made = train_checkpoint(
         _source(text, data, examples, earlier),
@@ -163,6 +164,17 @@ def _config(
     else:
         base = DEMO_CONFIG if earlier is None else earlier.config
     return dataclasses.replace(base, bos_token_id=None, eos_token_id=None, **sizes)
+
+
+def _learning_rate(preset_name: str | None, start: str | None) -> float:
+    """The default: for a size, that of GPT-3's model of the size (Brown et al. 2020, table 2.1);
+    for fine-tuning, transformers' own; for the demo's size, what was found best."""
+    from .model.make_checkpoint import DEMO_SETTINGS
+
+    if start is not None:
+        return 5e-5
+    sizes = {"gpt2": 6e-4, "gpt2-medium": 3e-4, "gpt2-large": 2.5e-4, "gpt2-xl": 2e-4}
+    return sizes.get(preset_name or "", DEMO_SETTINGS.learning_rate)
 
 
 def _settings(

@@ -52,8 +52,11 @@ def test_a_model_has_no_drift_from_itself() -> None:
     drift = Drift.of(token_drift(logits, logits), original_nll=nll, variant_nll=nll)
     assert drift == Drift(
         ppl_ratio=1.0, mean_kl_nats=0.0, median_kl_nats=0.0, p99_kl_nats=0.0, max_kl_nats=0.0,
-        top1_agreement=1.0, max_abs_logit_diff=0.0,
+        mean_reverse_kl_nats=0.0, mean_js_nats=drift.mean_js_nats, top1_agreement=1.0,
+        top5_agreement=1.0, mean_original_rank=1.0, max_original_rank=1.0, mean_prob_shift=0.0,
+        mean_abs_prob_shift=0.0, rms_prob_shift=0.0, max_abs_logit_diff=0.0,
     )  # fmt: skip
+    assert drift.mean_js_nats < 1e-14
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
