@@ -60,9 +60,9 @@ class Attention(nn.Module):
             key = torch.cat((past.key, key), dim=2)  # (B, N, T, D)
             value = torch.cat((past.value, value), dim=2)
         dropout = self.dropout if self.training else 0.0
-        if bias is None:
+        if bias is None or self.training:
             mixed = F.scaled_dot_product_attention(
-                query, key, value, is_causal=True, dropout_p=dropout
+                query, key, value, attn_mask=bias, is_causal=bias is None, dropout_p=dropout
             )
         else:
             # Written out, so that it exports as two MatMuls and a Softmax and nothing else.
@@ -124,19 +124,24 @@ class GPT2(nn.Module):
         position_ids: Tensor | None = None,
         past: list[KeyValue] | None = None,
         num_logits_to_keep: int = 0,
+        documents: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """Logits for every new token, and the cache to go on from.
 
         input_ids (B, S) int64. attention_mask (B, T) of 0 and 1, None: nothing is masked.
         position_ids (B, S), None: derived from the mask as transformers does, so that a padded
         row is numbered from its first real token. num_logits_to_keep: only the last so many
-        positions; 0 means all. Returns logits (B, S, V) float and one KeyValue a layer.
+        positions; 0 means all. documents (B, S) int64, for training: which document of its row a
+        token belongs to; each is read as if it stood alone, without mask or past.
+        Returns logits (B, S, V) float and one KeyValue a layer.
         """
         past_length = past[0].key.size(2) if past else 0
         length = input_ids.size(1)
+        if documents is not None and position_ids is None:
+            position_ids = document_positions(documents)
         if position_ids is None:
             position_ids = self._positions(input_ids, attention_mask, past_length)
-        bias = None
+        bias = None if documents is None else document_bias(documents, self.wte.weight)
         if past_length or attention_mask is not None:
             bias = attention_bias(attention_mask, past_length, length, self.wte.weight)
         x, present = self.hidden(input_ids, position_ids, past, bias)
@@ -180,6 +185,22 @@ def attention_bias(
     allowed = (keys <= queries[:, None])[None, None]  # (1, 1, S, T)
     if attention_mask is not None:
         allowed = allowed & attention_mask[:, None, None, :].bool()
+    zero = torch.zeros((), dtype=like.dtype, device=like.device)
+    return torch.where(allowed, zero, torch.finfo(like.dtype).min)
+
+
+def document_positions(documents: Tensor) -> Tensor:
+    """The place of each token in its document, (B, S)."""
+    places = torch.arange(documents.size(1), device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return places - places.where(begins, 0).cummax(1).values
+
+
+def document_bias(documents: Tensor, like: Tensor) -> Tensor:
+    """`attention_bias` that is closed between documents, too: (B, 1, S, S) from (B, S)."""
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    allowed = same & torch.ones_like(same[:1, :1]).tril()
     zero = torch.zeros((), dtype=like.dtype, device=like.device)
     return torch.where(allowed, zero, torch.finfo(like.dtype).min)
 

@@ -51,8 +51,7 @@ class SummedLoss(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None) -> Tensor:
         with torch.autocast(inputs.device.type, self.autocast, enabled=self.autocast is not None):
-            bounds = {} if documents is None else {"documents": documents}
-            logits, _ = self.model(inputs, **bounds)  # (B, S, V)
+            logits, _ = self.model(inputs, documents=documents)  # (B, S, V)
         return summed_token_loss(logits.flatten(0, 1), targets.flatten())
 
 

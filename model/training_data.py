@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from .batches import ArrayStream, Batch, BatchSource, WindowBatches, check_length, spread_batches
 from .data import Split, encode_documents, read_documents, split_documents
+from .examples import PackedExamples, identity, read_examples, split_examples
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -98,6 +99,20 @@ def open_prepared(folder: Path, settings: TrainSettings) -> TrainingData:
         training_tokens=len(corpus.training),
         held_out_tokens=len(corpus.validation),
         identity=corpus.identity,
+    )
+
+
+def open_examples(path: Path, tokenizer: Tokenizer, settings: TrainSettings) -> TrainingData:
+    """Examples to fine-tune on, a tenth of them held back. Raises TextError."""
+    training, held_out = split_examples(read_examples(path, tokenizer), seed=settings.seed)
+    batch = settings.batch_size, settings.sequence_length, settings.seed
+    measured = PackedExamples(held_out, *batch)
+    return TrainingData(
+        batches=PackedExamples(training, *batch),
+        held_out=tuple(measured.in_order(_HELD_OUT_WINDOWS)),
+        training_tokens=sum(len(example.ids) for example in training),
+        held_out_tokens=sum(len(example.ids) for example in held_out),
+        identity=identity(training, held_out),
     )
 
 

@@ -120,6 +120,25 @@ def test_fine_tuning(run: Run, text: Path, tmp_path: Path) -> None:
     failed(sizes, "n_layer", "keeps its sizes")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fine_tuning_on_answers(run: Run, text: Path, tmp_path: Path, precision: str) -> None:
+    base, pairs = tmp_path / "base", tmp_path / "pairs.jsonl"
+    assert run("train", "--text", text, "-o", base, *SIZES, *STEPS).code == 0
+    pairs.write_text(
+        "".join(json.dumps({"prompt": f"{i} times", "answer": " yes"}) + "\n" for i in range(100))
+    )
+    options = "--steps 60 --batch-size 4 --eval-every 30 --learning-rate 0.01".split()
+    tuned = ["--from", base, "--examples", pairs, "-o", tmp_path / "tuned", "--dropout", "0.1"]
+    result = run("train", *tuned, *options, "--precision", precision)
+    assert result.code == 0, result.err
+    report = json.loads((tmp_path / "tuned" / "training.json").read_text())
+    held_out = [loss for _, loss in report["held_out_losses"]]
+    assert held_out[0] > 3
+    assert held_out[-1] < 0.1
+    pairs.write_text('{"prompt": "a"}\n')
+    failed(run("train", *tuned, "--force"), "pairs.jsonl:1", "expected")
+
+
 def test_samples_are_kept(run: Run, text: Path, tmp_path: Path) -> None:
     options = [*SIZES, *STEPS, "--sample-every", 2, "--sample-prompt", "7 times"]
     assert run("train", "--text", text, "-o", tmp_path / "made", *options).code == 0

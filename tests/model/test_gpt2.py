@@ -151,3 +151,19 @@ def test_published_sizes(name: str, count: int) -> None:
     with torch.device("meta"):
         model = GPT2(preset(name))
     assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def test_documents_in_a_row_are_read_as_if_alone(model: GPT2) -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = (5, 1, 9, 7)
+    ids = torch.randint(0, model.config.vocab_size, (2, sum(lengths)), generator=generator)
+    documents = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths)).expand(2, -1)
+    for training in (False, True):  # there without dropout, by another kernel
+        model.train(training)
+        packed, _ = model(ids, documents=documents)
+        alone = [model(part)[0] for part in ids.split(lengths, dim=1)]
+        torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=1e-5, atol=1e-5)
+    packed.sum().backward()
+    gradient = model.wpe.weight.grad
+    assert gradient is not None
+    assert gradient[max(lengths) :].abs().max() == 0  # no position beyond the longest document's
