@@ -114,6 +114,8 @@ def train(
     if earlier is None:
         chosen.setdefault("sequence_length", config.n_positions)
         chosen.setdefault("learning_rate", _learning_rate(preset_name, start))
+        if "steps" in chosen:  # a short training needs a shorter warm-up
+            chosen.setdefault("warmup_steps", min(100, chosen["steps"] // 10))
     settings = _settings(chosen, batch_tokens, earlier)
     made = train_checkpoint(
         _source(text, data, examples, earlier),

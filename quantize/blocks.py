@@ -32,7 +32,7 @@ MIN_BLOCK = 16  # MatMulNBits and GatherBlockQuantized take powers of two from h
 _ROWS_AT_ONCE = 1 << 19  # weights in flight a thread: stays in the cache, whatever the model
 # Shares of the full scale that are tried: clipping the largest weight a little often pays. 8/7 is
 # plain symmetric rounding.
-_SCALE_SHARES = np.append(np.linspace(0.74, 1.06, 17), 8 / 7).astype(np.float32)
+SCALE_SHARES = np.append(np.linspace(0.74, 1.06, 17), 8 / 7).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def quantize_blocks(weight: Floats, *, bits: int, block_size: int, name: str) ->
     def quantize_rows(rows: slice) -> None:
         part = _blocks_of(weight[rows], block_size)
         signed, scale = _least_error(part) if bits == 4 else _covering(part)
+        scale = _exact_where_possible(part, signed, scale)
         integers[rows] = (signed + 2 ** (bits - 1)).astype(np.uint8)
         scales[rows] = scale
 
@@ -125,7 +126,7 @@ def _least_error(blocks: Floats) -> tuple[Floats, Floats]:
     full: Floats = np.take_along_axis(blocks, position, axis=-1)[..., 0] / np.float32(-8)
     best_scale: Floats = full.copy()
     best_error = np.full(full.shape, np.inf, np.float32)
-    for share in _SCALE_SHARES:
+    for share in SCALE_SHARES:
         scale: Floats = full * share
         integers = _round4(blocks, scale)
         residual = blocks - integers * scale[..., None]
@@ -138,6 +139,31 @@ def _least_error(blocks: Floats) -> tuple[Floats, Floats]:
     norm = np.einsum("nbk,nbk->nb", integers, integers)
     fitted = np.einsum("nbk,nbk->nb", blocks, integers) * _inverse(norm)
     return integers, np.where(norm > 0, fitted, best_scale).astype(np.float32)
+
+
+def _exact_where_possible(blocks: Floats, integers: Floats, scale: Floats) -> Floats:
+    """Scales that give a block back bit for bit where it was made of these integers and a scale.
+
+    Rounding twice must not differ from rounding once: a model trained to compute with rounded
+    weights keeps them. A scale is known up to rounding, so the numbers next to it are tried.
+    """
+    largest = np.abs(blocks).max(axis=-1)
+    off = np.abs(blocks - integers * scale[..., None]).max(axis=-1)
+    near = (off > 0) & (off <= largest * np.float32(2**-20))
+    if not near.any():  # as it is with weights that were never rounded
+        return scale
+    values, whole, best = blocks[near], integers[near], scale[near]
+    # Least squares in float64 errs by less than one float32 number.
+    wide = whole.astype(np.float64)
+    fitted = (values * wide).sum(axis=-1) / (wide * wide).sum(axis=-1)
+    known = fitted.astype(np.float32)
+    below, above = (np.nextafter(known, np.float32(end)) for end in (-np.inf, np.inf))
+    for candidate in (below, above, known):
+        exact = (values == whole * candidate[:, None]).all(axis=-1)
+        best[exact] = candidate[exact]
+    result: Floats = scale.copy()
+    result[near] = best
+    return result
 
 
 def _round4(blocks: Floats, scale: Floats) -> Floats:

@@ -134,7 +134,7 @@ def test_fine_tuning_on_answers(run: Run, text: Path, tmp_path: Path, precision:
     report = json.loads((tmp_path / "tuned" / "training.json").read_text())
     held_out = [loss for _, loss in report["held_out_losses"]]
     assert held_out[0] > 3
-    assert held_out[-1] < 0.1
+    assert held_out[-1] < 0.5
     pairs.write_text('{"prompt": "a"}\n')
     failed(run("train", *tuned, "--force"), "pairs.jsonl:1", "expected")
 
