@@ -16,6 +16,7 @@ from click.exceptions import NoArgsIsHelpError
 
 from . import __version__
 from .cli_check import bench, evaluate, info
+from .cli_data import data
 from .cli_make import export, quantize
 from .cli_run import generate
 from .cli_train import train
@@ -61,7 +62,7 @@ def cli() -> None:
     """GPT-2 from PyTorch to quantized ONNX on the device, with the drift measured."""
 
 
-for command in (train, plot, export, quantize, generate, evaluate, bench, info):
+for command in (data, train, plot, export, quantize, generate, evaluate, bench, info):
     cli.add_command(command)
 
 

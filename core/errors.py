@@ -5,6 +5,7 @@ Gpt2EdgeError
  ├── CheckpointError        a PyTorch checkpoint is missing, damaged or of another shape
  ├── TokenizerError         vocabulary files are damaged or do not fit the model
  ├── TextError              a text is missing, empty, too short, or not UTF-8
+ ├── CorpusError            a corpus cannot be prepared, or is damaged
  ├── TrainingError          training went astray and was stopped
  ├── TrainingInterrupted    it was asked to stop, and its state is saved
  ├── ExportError            the ONNX graph could not be made
@@ -45,6 +46,10 @@ class TokenizerError(Gpt2EdgeError):
 
 class TextError(Gpt2EdgeError):
     """A text to train on is missing, empty, too short, or not UTF-8."""
+
+
+class CorpusError(Gpt2EdgeError):
+    """Documents cannot be read, or a prepared corpus is missing or damaged."""
 
 
 class TrainingError(Gpt2EdgeError):

@@ -85,7 +85,8 @@ class ArrayStream:
         return len(self.tokens)
 
     def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-        return self.tokens[starts[:, None] + np.arange(length)].astype(np.int64)
+        places = starts[:, None] + np.arange(length, dtype=np.int64)
+        return np.asarray(self.tokens[places], np.int64)
 
     @property
     def identity(self) -> str:

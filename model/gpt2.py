@@ -38,7 +38,7 @@ class Linear(nn.Module):
         if self.training:
             # One call: under autocast the bias of a sum would turn the 16-bit product into float32.
             flat = torch.addmm(self.bias, x.flatten(0, -2), self.weight)
-            return flat.unflatten(0, x.shape[:-1])
+            return flat.reshape(*x.shape[:-1], flat.shape[-1])
         return x @ self.weight + self.bias
 
 

@@ -184,6 +184,9 @@ class Learner:
                 yield
             return
         if self.group.size > 1:
+            from torch.distributed.fsdp import FSDPModule
+
+            assert isinstance(self.parallel, FSDPModule)
             self.parallel.set_requires_gradient_sync(not more)
         yield
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..config import END_OF_TEXT, GPT2Config
 from ..errors import CheckpointError, ConfigError, StorageError, TokenizerError
 from ..files import check_free, replacing_folder, staged_folder, write_file, write_json
+from .corpus.shards import TOKENIZER_FOLDER
 from .distributed import joined
 from .gpt2 import GPT2, initialize
 from .run_folder import RUN_FILE, Plan, RunFolder
@@ -157,8 +158,8 @@ def _begin(run: RunFolder, asked: _Asked, *, overwrite: bool) -> None:
         words.mkdir()
         config = asked.config
         given = asked.tokenizer_folder
-        if asked.source.kind == "corpus":
-            given = _same_vocabulary(asked.source.path, given)
+        if asked.source.kind == "corpus" and asked.source.path is not None:
+            given = _same_vocabulary(asked.source.path / TOKENIZER_FOLDER, given)
         if asked.start is not None:
             checkpoint = load_checkpoint(asked.start)
             config = checkpoint.config
