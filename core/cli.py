@@ -46,7 +46,7 @@ BROKEN_PIPE = 141
 Exit codes:
   0    done
   1    a check failed: a graph differs from the original, or a variant drifted too far
-  2    bad input or usage, or the command could not run
+  2    bad input or usage, or the command could not run, or a gate could not decide
   130  interrupted
   141  the reader of the output went away
 \b

@@ -83,7 +83,11 @@ def evaluate(
 ) -> int:
     """Compare every variant of BUNDLE with the original, on the same windows of a text.
 
-    Exit code 0: within every threshold (or none was given); 1: drifted; 2: could not run.
+    A threshold is passed where the whole interval of the measure is within it, failed where it is
+    wholly beyond, and undecided where it straddles the limit or the text is too short for one.
+
+    Exit code 0: every threshold is passed (or none was given); 1: one is failed, or a variant is
+    broken; 2: none is failed and one undecided, or the command could not run.
     """
     from .evals import Thresholds
     from .evals import evaluate as run

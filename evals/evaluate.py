@@ -19,7 +19,8 @@ import numpy as np
 from ..bundle import Bundle
 from ..errors import EvalError
 from ..files import sha256_of
-from ..runtime import Model, load
+from ..runtime import Model, Tokenizer, load
+from .bootstrap import Resampling
 from .gate import Thresholds
 from .lambada import LambadaResult, MaskedLogits, Passage, read_passages, score_passages
 from .original import Original, common_tokenizer, torch_threads
@@ -28,7 +29,7 @@ from .results import Scored, VariantResult
 from .tally import tally_windows
 from .windows import sliding_windows
 
-_TOOLS = ("gpt2edge", "torch", "onnxruntime", "numpy", "tiktoken")
+_TOOLS = ("gpt2edge", "torch", "onnxruntime", "numpy", "scipy", "tiktoken")
 
 
 def evaluate(
@@ -43,6 +44,7 @@ def evaluate(
     lambada: Path | None = None,
     limit: int | None = None,
     thresholds: Thresholds | None = None,
+    resampling: Resampling | None = None,
     provider: str = "cpu",
     threads: int | None = None,
     progress: bool = True,
@@ -56,6 +58,7 @@ def evaluate(
         max_tokens: only the first so many tokens of the text.
         lambada: a JSONL file of passages; `limit` takes the first so many.
         thresholds: what `EvalReport.exit_code` is decided by.
+        resampling: how sure the numbers are said to be; None: 95%, seed 0.
 
     Raises EvalError when something cannot be compared: another model or vocabulary, a text too
     short, a passage that cannot be used, an original that is broken; all but the last before
@@ -63,7 +66,7 @@ def evaluate(
     """
     from ..model.weights import load_checkpoint
 
-    limits = thresholds or Thresholds()
+    limits, how = thresholds or Thresholds(), resampling or Resampling()
     if limits.max_lambada_drop is not None and lambada is None:
         raise EvalError("max_lambada_drop was given and no LAMBADA file to measure it on")
     length, step = _window(bundle, window, stride)
@@ -95,6 +98,20 @@ def evaluate(
         Scored(perplexity=tally.perplexity(words=words, size=size), lambada=last_word)
         for tally, last_word in zip(tallies, last_words, strict=True)
     ]
+    results = tuple(
+        VariantResult.of(
+            name=model.variant.name,
+            precision=str(model.variant.precision),
+            size_bytes=bundle.bytes_of(model.variant),
+            scored=score,
+            original=scored[0],
+            drift=tally.drift_from(tallies[0]),
+            intervals=tally.intervals_from(tallies[0], how),
+            thresholds=limits,
+            confidence=how.confidence,
+        )
+        for model, tally, score in zip(models, tallies[1:], scored[1:], strict=True)
+    )
     return EvalReport(
         bundle=str(bundle.path),
         checkpoint=original.source,
@@ -107,25 +124,15 @@ def evaluate(
         },
         window=length,
         stride=step,
-        lambada=None if lambada is None else _facts(lambada, len(passages)),
+        lambada=None if lambada is None else _facts(lambada, passages, results, tokenizer),
         provider=provider,
         threads=threads,
         thresholds=limits,
+        resampling=how.facts(len(tokens) - 1),
         versions=dict(_versions()),
         files={name: record.sha256 for name, record in bundle.manifest.files.items()},
         original=scored[0],
-        variants=tuple(
-            VariantResult.of(
-                name=model.variant.name,
-                precision=str(model.variant.precision),
-                size_bytes=bundle.bytes_of(model.variant),
-                scored=score,
-                original=scored[0],
-                drift=tally.drift_from(tallies[0]),
-                thresholds=limits,
-            )
-            for model, tally, score in zip(models, tallies[1:], scored[1:], strict=True)
-        ),
+        variants=results,
     )
 
 
@@ -156,8 +163,22 @@ def _score_lambada(
         return [score_passages(passages, run, advance) for run in runs]
 
 
-def _facts(lambada: Path, passages: int) -> dict[str, Any]:
-    return {"source": str(lambada), "sha256": sha256_of(lambada), "passages": passages}
+def _facts(
+    path: Path, passages: Sequence[Passage], results: Sequence[VariantResult], tokenizer: Tokenizer
+) -> dict[str, Any]:
+    flipped = {i for v in results if v.lambada for i in (*v.lambada.lost, *v.lambada.gained)}
+    return {
+        "source": str(path),
+        "sha256": sha256_of(path),
+        "passages": len(passages),
+        "flipped": {
+            str(i): {
+                "line": passages[i].line,
+                "word": tokenizer.decode(passages[i].target).strip(),
+            }
+            for i in sorted(flipped)
+        },
+    }
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -23,7 +23,7 @@ from gpt2edge.cli import main
 from gpt2edge.model import save_checkpoint, train_vocabulary
 from gpt2edge.model.gpt2 import GPT2, initialize
 
-TEXT = "the cat sat on the mat and the dog sat on the log. " * 40
+TEXT = "the cat sat on the mat and the dog sat on the log. " * 80
 VERBS = ("train", "export", "quantize", "generate", "eval", "bench", "info")
 
 
@@ -326,7 +326,10 @@ def test_the_exit_code_of_an_eval(run: Run, checkpoint: Path, bundle: Path, tmp_
     assert run(*base, *only, "--max-ppl-increase", "1%", "--min-top1-agreement", "0.99").code == 0
     strict = run(*base, "--variant", "int4", "--max-mean-kl", "0", "--json", "-")
     assert strict.code == 1
-    assert json.loads(strict.out)["variants"][0]["verdicts"][0]["passed"] is False
+    assert json.loads(strict.out)["variants"][0]["verdicts"][0]["outcome"] == "fail"
+    few = run(*base, *only, "--max-mean-kl", "1", "--max-tokens", 200)
+    assert few.code == 2
+    assert "undecided fp32: max_mean_kl" in few.out
 
 
 def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_path: Path) -> None:

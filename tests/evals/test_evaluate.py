@@ -13,7 +13,7 @@ from transformers import GPT2LMHeadModel
 
 from gpt2edge import Bundle
 from gpt2edge.errors import EvalError, Gpt2EdgeError
-from gpt2edge.evals import EvalReport, Thresholds, draw_drift, evaluate
+from gpt2edge.evals import EvalReport, Outcome, Thresholds, draw_drift, evaluate
 from gpt2edge.model import initialize, save_checkpoint
 from gpt2edge.model.gpt2 import GPT2
 from gpt2edge.runtime import Tokenizer
@@ -78,6 +78,84 @@ def test_the_gate(report: EvalReport) -> None:
     assert report.exit_code == 1
     table = report.to_table()
     assert "FAIL int4: max_mean_kl is" in table
+    assert table.count("95% interval") == 1
+
+
+def test_every_number_lies_in_its_interval(report: EvalReport) -> None:
+    for variant in report.variants:
+        assert len(variant.intervals) == 11
+        for name, ends in variant.intervals.items():
+            assert ends.low <= getattr(variant.drift, name) <= ends.high, (variant.name, name)
+    assert report.variants[-1].intervals["ppl_ratio"].low > 0
+
+
+def test_a_limit_inside_the_interval_is_not_decided(
+    tiny_bundle: Path, tiny_folder: Path, text: str, report: EvalReport
+) -> None:
+    int4 = report.variants[-1]
+    for limit, outcome in (
+        (int4.drift.mean_kl_nats, Outcome.UNDECIDED),
+        (2 * int4.intervals["mean_kl_nats"].high, Outcome.PASS),
+        (0.5 * int4.intervals["mean_kl_nats"].low, Outcome.FAIL),
+    ):
+        result = evaluate(
+            Bundle.open(tiny_bundle), tiny_folder, text, variants=["int4"], window=64, stride=24,
+            thresholds=Thresholds(max_mean_kl=limit),
+        )  # fmt: skip
+        assert result.variants[0].outcome is outcome
+        assert result.exit_code == {"pass": 0, "fail": 1, "undecided": 2}[outcome]
+
+
+def test_too_short_a_text_decides_nothing(tiny_bundle: Path, tiny_folder: Path, text: str) -> None:
+    limits = Thresholds(max_ppl_increase=100.0)
+    result = evaluate(
+        Bundle.open(tiny_bundle), tiny_folder, text, variants=["fp32"], max_tokens=200,
+        thresholds=limits,
+    )  # fmt: skip
+    assert result.variants[0].intervals == {}
+    assert result.exit_code == 2
+    assert "undecided fp32: max_ppl_increase is" in result.to_table()
+    assert "too short" in result.to_table()
+    again = EvalReport.from_dict(json.loads(json.dumps(result.to_dict())))
+    assert again.exit_code == 2
+
+
+def test_flipped_passages_are_named(
+    tiny_bundle: Path, tiny_folder: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original knows every last word, the variant all but the one of line 3."""
+    from gpt2edge.evals.original import Original
+    from gpt2edge.runtime import Model
+
+    words = ["name", "module", "import"]
+    passages = tmp_path / "lambada.jsonl"
+    passages.write_text("".join(f'{{"text": "it binds a {word}"}}\n' for word in words))
+    tokenizer = Tokenizer.from_folder(tiny_bundle)
+    answers = [tokenizer.encode("it binds a") + tokenizer.encode(f" {word}") for word in words]
+
+    def knowing(known: list[list[int]], ids: np.ndarray) -> np.ndarray:
+        out = np.zeros((*ids.shape, 400), np.float32)
+        for row, fed in enumerate(ids):
+            for answer in known:
+                if fed[: len(answer) - 1].tolist() == answer[:-1]:
+                    out[row, range(len(answer) - 1), answer[1:]] = 9.0
+        return out
+
+    monkeypatch.setattr(Original, "__call__", lambda _, ids, *__: knowing(answers, ids))
+    monkeypatch.setattr(Model, "logits", lambda _, ids, *__: knowing(answers[:2], ids))
+    result = evaluate(
+        Bundle.open(tiny_bundle), tiny_folder, text, variants=["int8"], max_tokens=40,
+        lambada=passages, thresholds=Thresholds(max_lambada_drop=1.0),
+    )  # fmt: skip
+    assert result.original.lambada.outcomes == "111"
+    assert result.variants[0].scored.lambada.outcomes == "110"
+    assert result.variants[0].lambada.lost == (2,)
+    assert result.lambada["flipped"] == {"2": {"line": 3, "word": "import"}}
+    assert "LAMBADA int8: lost 1: line 3 (import); gained none" in result.to_table()
+    (verdict,) = result.variants[0].verdicts
+    assert verdict.measured == pytest.approx(1 / 3)
+    assert verdict.interval.low < 1 / 3 < verdict.interval.high
+    assert result.exit_code == 0
 
 
 def test_the_report_as_json_and_markdown(report: EvalReport) -> None:
@@ -150,12 +228,14 @@ def test_max_tokens_and_lambada(
     assert result.text["tokens"] == 50
     assert result.original.perplexity.tokens == 49
     digest = hashlib.sha256(passages.read_bytes()).hexdigest()
-    assert result.lambada == {"source": str(passages), "sha256": digest, "passages": 2}
+    assert result.lambada == {
+        "source": str(passages), "sha256": digest, "passages": 2, "flipped": {}
+    }  # fmt: skip
     ours, theirs = result.variants[0].scored.lambada, result.original.lambada
     assert ours.accuracy == theirs.accuracy
     assert ours.target_perplexity == pytest.approx(theirs.target_perplexity, rel=1e-5)
-    assert result.exit_code == 0
-    assert "LAMBADA" in result.to_table()
+    assert result.exit_code == 2  # two passages, both the same, prove nothing
+    assert "undecided fp32: max_lambada_drop is 0 (-0." in result.to_table()
 
 
 def test_what_cannot_be_compared(
@@ -205,7 +285,7 @@ def test_the_number_of_torch_threads_is_put_back(tiny_bundle: Path, tiny_folder:
     ("change", "words"),
     [
         ({"format": "other"}, "no report"),
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 1}, "format version 1"),
         ({"original": None}, "damaged"),
         ({"thresholds": {"max_moon": 1}}, "damaged"),
         ({"surprise": 1}, "damaged"),
