@@ -15,8 +15,9 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from . import __version__
-from .cli_check import bench, evaluate, info
+from .cli_check import bench, info
 from .cli_data import data
+from .cli_eval import evaluate
 from .cli_make import export, quantize
 from .cli_run import generate
 from .cli_train import train

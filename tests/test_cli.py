@@ -332,6 +332,29 @@ def test_the_exit_code_of_an_eval(run: Run, checkpoint: Path, bundle: Path, tmp_
     assert "undecided fp32: max_mean_kl" in few.out
 
 
+def test_thresholds_of_a_project(
+    run: Run, checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text(TEXT)
+    base = ["eval", bundle, "--against", checkpoint, "--text", "text.txt", "--variant", "int4"]
+    Path("gpt2edge.toml").write_text('[eval.thresholds]\nmax_ppl_increase = "0%"\n')
+    strict = run(*base, "--seed", 3, "--resamples", 200, "--confidence", "90%", "--json", "-")
+    assert strict.code in (1, 2)
+    report = json.loads(strict.out)
+    assert report["thresholds"]["max_ppl_increase"] == 0
+    wanted = {"seed": 3, "resamples": 200, "confidence": 0.9}
+    assert wanted.items() <= report["resampling"].items()
+    assert run(*base, "--max-ppl-increase", "900%").code == 0  # the option wins
+    Path("lax.toml").write_text("[eval.thresholds]\nmax_mean_kl = 90.0\n")
+    assert run(*base, "--config", "lax.toml").code == 0
+    Path("gpt2edge.toml").write_text("[eval.thresholds]\nmax_moon = 1\n")
+    failed(run(*base), "gpt2edge.toml", "max_moon", "max_mean_kl")
+    failed(run(*base, "--config", "none.toml"), "none.toml")
+    failed(run(*base, "--config", "lax.toml", "--confidence", "3%"), "confidence")
+    failed(run(*base, "--config", "lax.toml", "--resamples", "3"), "resamples")
+
+
 def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     base = ["eval", bundle, "--against", checkpoint, "--text", text]
