@@ -12,7 +12,7 @@ import click
 from .bundle import Bundle
 from .cli_check import variants_option
 from .cli_make import example, threads_option
-from .errors import EvalError
+from .errors import ConfigError
 from .files import check_writable, write_file
 from .project_file import PROJECT_FILE, read_project
 
@@ -43,13 +43,19 @@ def _gate(name: str, text: str) -> Callable[[_Function], _Function]:
 )
 @click.argument("bundle", type=_PATH)
 @click.option("--against", required=True, help="The original: a checkpoint folder or a Hub id.")
-@click.option("--text", type=_PATH, required=True, help="A UTF-8 text that was not trained on.")
+@click.option(
+    "--text", type=_PATH, help="A UTF-8 text that was not trained on, or a folder of .txt."
+)
+@click.option("--wikitext", type=_PATH, help="Instead: a WikiText file in its tokenised form.")
 @variants_option
 @click.option("--window", type=_COUNT, help="Tokens fed at once; default: the context window.")
 @click.option("--stride", type=_COUNT, help="New tokens scored a window; default: half of it.")
 @click.option("--max-tokens", type=_COUNT, help="Only so many tokens of the text.")
 @click.option("--lambada", type=_PATH, help='A JSONL file of {"text": ...} for last-word accuracy.')
 @click.option("--limit", type=_COUNT, help="Only so many LAMBADA passages.")
+@click.option(
+    "--generate", type=_COUNT, default=None, help="Continue so many prompts of the text greedily."
+)
 @_gate("--max-ppl-increase", "Fail above this, as 1% or 0.01.")
 @_gate("--min-top1-agreement", "Fail below this, as 97% or 0.97.")
 @click.option("--max-mean-kl", type=float, help="Fail above this, in nats.")
@@ -75,13 +81,15 @@ def _gate(name: str, text: str) -> Callable[[_Function], _Function]:
 def evaluate(
     bundle: Path,
     against: str,
-    text: Path,
+    text: Path | None,
+    wikitext: Path | None,
     variants: tuple[str, ...],
     window: int | None,
     stride: int | None,
     max_tokens: int | None,
     lambada: Path | None,
     limit: int | None,
+    generate: int | None,
     config: Path | None,
     confidence: float,
     seed: int,
@@ -103,7 +111,11 @@ def evaluate(
     """
     from .evals import Resampling, Thresholds
     from .evals import evaluate as run
+    from .evals.text_source import read_eval_text
 
+    path = text or wikitext
+    if path is None or (text and wikitext):
+        raise ConfigError("give a text to measure on: either --text or --wikitext")
     project = read_project(config)
     given = {name: value for name, value in thresholds.items() if value is not None}
     limits = Thresholds(**{**project.thresholds, **given})
@@ -113,22 +125,23 @@ def evaluate(
             check_writable(Path(file))
     if picture_file is not None:
         import matplotlib  # noqa: F401 (here, so that its absence is no surprise at the end)
+    source = read_eval_text(path, wikitext=text is None)
     opened = Bundle.open(bundle)
     report = run(
         opened,
         against,
-        _read_text(text),
+        source,
         variants=variants,
         window=window,
         stride=stride,
         max_tokens=max_tokens,
         lambada=lambada,
         limit=limit,
+        generate=generate or 0,
         thresholds=limits,
         resampling=how,
         provider=provider,
         threads=threads,
-        text_source=str(text),
     )
     _deliver(report, json_file, markdown_file, picture_file)
     return report.exit_code
@@ -150,12 +163,3 @@ def _deliver(
             draw_drift(report, picture)
     finally:
         click.echo(data if json_file == "-" else report.to_table())
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")  # newlines as they are: the report has its sha256
-    except OSError as reason:
-        raise EvalError(f"{path}: cannot be read: {reason.strerror}") from None
-    except UnicodeDecodeError as reason:
-        raise EvalError(f"{path}: is not UTF-8: {reason}") from None

@@ -94,7 +94,8 @@ class EvalReport:
         return self._joined(tables.markdown_table(tables.table_rows(self))) + "\n"
 
     def _joined(self, table: list[str]) -> str:
-        parts = [[tables.title(self)], table, tables.problems(self), tables.flips(self)]
+        notes = [*tables.flips(self), *tables.divergences(self)]
+        parts = [[tables.title(self)], table, tables.problems(self), notes]
         return "\n\n".join("\n".join(part) for part in parts if part)
 
 

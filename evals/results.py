@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .bootstrap import Interval
+from .breakdown import Breakdown
 from .drift import Drift
 from .gate import Measured, Outcome, Thresholds, Verdict, judge
+from .generation import GenerationDrift
 from .lambada import LambadaResult
 from .paired import Paired, mcnemar
 from .scores import Perplexity
@@ -42,6 +44,9 @@ class VariantResult:
     """Of `drift`'s numbers, by their names there; empty where the text is too short for any."""
     lambada: Paired | None = None
     """Passage by passage against the original."""
+    breakdown: Breakdown
+    generation: GenerationDrift | None = None
+    """Greedy continuations, where they were asked for."""
     sound: bool
     """Whether its logits were finite numbers throughout; a broken variant never passes."""
     verdicts: tuple[Verdict, ...]
@@ -56,6 +61,8 @@ class VariantResult:
         scored: Scored,
         drift: Drift,
         intervals: Mapping[str, Interval],
+        breakdown: Breakdown,
+        generation: GenerationDrift | None,
         original: Scored,
         thresholds: Thresholds,
         confidence: float,
@@ -71,13 +78,14 @@ class VariantResult:
         measured = _measured(drift, intervals, lambada) if sound else {}
         return cls(
             name=name, precision=precision, size_bytes=size_bytes, scored=scored, drift=drift,
-            intervals=intervals, lambada=lambada, sound=sound,
+            intervals=intervals, lambada=lambada, breakdown=breakdown, generation=generation,
+            sound=sound,
             verdicts=tuple(judge(thresholds, measured)),
         )  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VariantResult:
-        lambada, intervals = data["lambada"], data["intervals"]
+        lambada, intervals, generation = data["lambada"], data["intervals"], data["generation"]
         return cls(
             **{
                 **data,
@@ -85,6 +93,8 @@ class VariantResult:
                 "drift": Drift(**_numbers(data["drift"])),
                 "intervals": {name: Interval.from_dict(one) for name, one in intervals.items()},
                 "lambada": None if lambada is None else Paired.from_dict(lambada),
+                "breakdown": Breakdown.from_dict(data["breakdown"]),
+                "generation": generation and GenerationDrift.from_dict(generation),
                 "verdicts": tuple(Verdict.from_dict(verdict) for verdict in data["verdicts"]),
             }
         )

@@ -9,6 +9,7 @@ from .bootstrap import Interval
 from .gate import Outcome, Verdict
 
 if TYPE_CHECKING:
+    from .generation import GenerationDrift
     from .report import EvalReport
     from .results import VariantResult
 
@@ -46,6 +47,8 @@ def table_rows(report: EvalReport) -> list[list[str]]:
     if report.original.lambada is not None:
         accuracy = f"{100 * report.original.lambada.accuracy:.2f}"
         columns.append(("LAMBADA %", accuracy, _lambada))
+    if any(variant.generation for variant in report.variants):
+        columns.append(("same text", "", _same_text))
     if report.thresholds.any or report.outcome is not Outcome.PASS:
         columns.append(("verdict", "", lambda v: WORDS[v.outcome]))
     heads = [head for head, _, _ in columns]
@@ -78,6 +81,21 @@ def describe(verdict: Verdict) -> str:
     else:
         sure = ""
     return f"{verdict.threshold} is {verdict.measured:.4g}{sure}, the limit {verdict.limit:g}"
+
+
+def divergences(report: EvalReport) -> list[str]:
+    """A line a variant: after how many greedy tokens it first wrote another one."""
+    return [
+        f"greedy {variant.name}: {made.equal} of {made.prompts} prompts continued alike for "
+        f"{made.new_tokens} tokens; the median first other token is {_after(made)}"
+        for variant in report.variants
+        if (made := variant.generation) is not None
+    ]
+
+
+def _after(made: GenerationDrift) -> str:
+    first = made.median_first_difference
+    return f"after {first:g}" if first is not None else "beyond those"
 
 
 def flips(report: EvalReport) -> list[str]:
@@ -126,6 +144,11 @@ def percent_interval(ends: Interval) -> str:
     """Of a ratio, as per cent more: +1.20 to +1.45."""
     low, high = (round(100 * (end - 1), 2) + 0.0 for end in (ends.low, ends.high))
     return f"{low:+.2f} to {high:+.2f}"
+
+
+def _same_text(variant: VariantResult) -> str:
+    made = variant.generation
+    return "" if made is None else f"{made.equal}/{made.prompts}"
 
 
 def _lambada(variant: VariantResult) -> str:

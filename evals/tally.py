@@ -33,18 +33,21 @@ class Tally:
         """Of every scored token, in nats."""
         return np.concatenate(self.nll)
 
+    @property
+    def tokens(self) -> TokenDrift:
+        """Drift at every scored token."""
+        return TokenDrift.join(self.drift)
+
     def perplexity(self, *, words: int, size: int) -> Perplexity:
         return Perplexity.of(self.losses, words=words, size=size)
 
     def drift_from(self, original: Tally) -> Drift:
-        return Drift.of(
-            TokenDrift.join(self.drift), original_nll=original.losses, variant_nll=self.losses
-        )
+        return Drift.of(self.tokens, original_nll=original.losses, variant_nll=self.losses)
 
     def intervals_from(self, original: Tally, how: Resampling) -> dict[str, Interval]:
         """Of `drift_from`'s numbers, by their names there; empty where the text is too short."""
         return drift_intervals(
-            TokenDrift.join(self.drift), original_nll=original.losses, variant_nll=self.losses,
+            self.tokens, original_nll=original.losses, variant_nll=self.losses,
             how=how,
         )  # fmt: skip
 

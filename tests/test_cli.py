@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -332,6 +333,27 @@ def test_the_exit_code_of_an_eval(run: Run, checkpoint: Path, bundle: Path, tmp_
     assert "undecided fp32: max_mean_kl" in few.out
 
 
+def test_an_eval_of_wikitext_and_of_a_folder(
+    run: Run, checkpoint: Path, bundle: Path, tmp_path: Path
+) -> None:
+    words = " the cat sat , on the mat . \n" * 60
+    (tmp_path / "wiki.tokens").write_text(words)
+    base = ["eval", bundle, "--against", checkpoint, "--variant", "int4", "--json", "-"]
+    wiki = json.loads(run(*base, "--wikitext", tmp_path / "wiki.tokens", "--generate", 2).out)
+    assert wiki["text"]["words"] == 60 * 9
+    assert wiki["text"]["bytes"] == len("the cat sat, on the mat.\n") * 60
+    scored = wiki["original"]["perplexity"]
+    total = scored["nll_nats"] * scored["tokens"]
+    assert scored["per_word"] == pytest.approx(math.exp(total / (60 * 9)))
+    assert wiki["variants"][0]["generation"]["prompts"] == 2
+    assert len(wiki["variants"][0]["breakdown"]["by_position"]) == 10
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(TEXT)
+    folder = json.loads(run(*base, "--text", tmp_path).out)
+    assert len(folder["text"]["files"]) == 2
+    assert folder["text"]["bytes"] == 2 * len(TEXT) + 2
+
+
 def test_thresholds_of_a_project(
     run: Run, checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +389,11 @@ def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_pat
     failed(run(*base, "--max-ppl-increase", "lots"), "lots", "1%")
     failed(run(*base, "--variant", "int2"), "int2")
     failed(run(*base, "--window", 65), "65", "64")
+    failed(run(*base, "--wikitext", text), "either --text or --wikitext")
+    failed(run(*base[:-2]), "either --text or --wikitext")
+    text.write_text("the cat sat")
+    failed(run(*base), "fewer than the window of 64")
+    text.write_text(TEXT)
     for option in ("--json", "--markdown", "--picture"):
         failed(run(*base, option, tmp_path), str(tmp_path), "not a plain file")
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

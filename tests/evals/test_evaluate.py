@@ -14,7 +14,9 @@ from transformers import GPT2LMHeadModel
 from gpt2edge import Bundle
 from gpt2edge.errors import EvalError, Gpt2EdgeError
 from gpt2edge.evals import EvalReport, Outcome, Thresholds, draw_drift, evaluate
-from gpt2edge.model import initialize, save_checkpoint
+from gpt2edge.evals.original import Original
+from gpt2edge.evals.text_source import EvalText
+from gpt2edge.model import initialize, load_checkpoint, save_checkpoint
 from gpt2edge.model.gpt2 import GPT2
 from gpt2edge.runtime import Tokenizer
 
@@ -31,8 +33,8 @@ def text() -> str:
 @pytest.fixture(scope="module")
 def report(tiny_bundle: Path, tiny_folder: Path, text: str) -> EvalReport:
     return evaluate(
-        Bundle.open(tiny_bundle), tiny_folder, text, window=64, stride=24,
-        thresholds=Thresholds(max_mean_kl=1e-6), text_source="topics",
+        Bundle.open(tiny_bundle), tiny_folder, EvalText(text=text, source="topics"), window=64,
+        stride=24, thresholds=Thresholds(max_mean_kl=1e-6), generate=3,
     )  # fmt: skip
 
 
@@ -106,10 +108,42 @@ def test_a_limit_inside_the_interval_is_not_decided(
         assert result.exit_code == {"pass": 0, "fail": 1, "undecided": 2}[outcome]
 
 
+def test_where_drift_lives(report: EvalReport) -> None:
+    for variant in report.variants:
+        for bins in (variant.breakdown.by_position, variant.breakdown.by_frequency):
+            assert sum(part.tokens for part in bins) == report.original.perplexity.tokens
+            total = sum(part.tokens * part.mean_kl_nats for part in bins)
+            assert total / report.original.perplexity.tokens == pytest.approx(
+                variant.drift.mean_kl_nats
+            )
+        assert variant.breakdown.by_position[-1].high == 64
+
+
+def test_greedy_continuations_are_transformers(
+    report: EvalReport, tiny_folder: Path, tiny_bundle: Path, text: str
+) -> None:
+    model = GPT2LMHeadModel.from_pretrained(tiny_folder).eval()
+    ids = np.array(Tokenizer.from_folder(tiny_bundle).encode(text))
+    original = Original(load_checkpoint(tiny_folder))
+    starts = np.linspace(0, len(ids) - 32, 11).astype(int)  # more than are continued together
+    prompts = np.stack([ids[start : start + 32] for start in starts])
+    made = original.greedy(prompts, 64)
+    with torch.no_grad():
+        wanted = model.generate(
+            torch.tensor(prompts), max_new_tokens=64, do_sample=False, eos_token_id=None,
+            pad_token_id=0, attention_mask=torch.ones(11, 32, dtype=torch.int64),
+        )  # fmt: skip
+    np.testing.assert_array_equal(made, wanted[:, 32:].numpy())
+    fp32, int4 = report.variants[0].generation, report.variants[-1].generation
+    assert (fp32.prompts, fp32.equal, fp32.new_tokens) == (3, 3, 64)
+    assert int4.equal < 3
+    assert "greedy fp32: 3 of 3 prompts continued alike for 64 tokens" in report.to_table()
+
+
 def test_too_short_a_text_decides_nothing(tiny_bundle: Path, tiny_folder: Path, text: str) -> None:
     limits = Thresholds(max_ppl_increase=100.0)
     result = evaluate(
-        Bundle.open(tiny_bundle), tiny_folder, text, variants=["fp32"], max_tokens=200,
+        Bundle.open(tiny_bundle), tiny_folder, text, variants=["fp32"], max_tokens=200, window=64,
         thresholds=limits,
     )  # fmt: skip
     assert result.variants[0].intervals == {}
@@ -145,7 +179,7 @@ def test_flipped_passages_are_named(
     monkeypatch.setattr(Model, "logits", lambda _, ids, *__: knowing(answers[:2], ids))
     result = evaluate(
         Bundle.open(tiny_bundle), tiny_folder, text, variants=["int8"], max_tokens=40,
-        lambada=passages, thresholds=Thresholds(max_lambada_drop=1.0),
+        window=32, lambada=passages, thresholds=Thresholds(max_lambada_drop=1.0),
     )  # fmt: skip
     assert result.original.lambada.outcomes == "111"
     assert result.variants[0].scored.lambada.outcomes == "110"
@@ -205,7 +239,7 @@ def test_a_variant_that_is_broken_never_passes(
     for thresholds in (Thresholds(max_ppl_increase=1e9), Thresholds(min_top1_agreement=0), None):
         result = evaluate(
             Bundle.open(tiny_bundle), tiny_folder, text, variants=["int8"], max_tokens=100,
-            thresholds=thresholds,
+            thresholds=thresholds, window=50, generate=2,
         )  # fmt: skip
         assert result.exit_code == 1
         assert not result.variants[0].sound
@@ -222,7 +256,7 @@ def test_max_tokens_and_lambada(
     passages.write_text('{"text": "The import statement binds a name"}\n' * 3)
     result = evaluate(
         Bundle.open(tiny_bundle), tiny_folder, text, variants=["fp32", "fp32"], max_tokens=50,
-        lambada=passages, limit=2, thresholds=Thresholds(max_lambada_drop=0.0),
+        window=32, lambada=passages, limit=2, thresholds=Thresholds(max_lambada_drop=0.0),
     )  # fmt: skip
     assert [variant.name for variant in result.variants] == ["fp32"]
     assert result.text["tokens"] == 50
@@ -244,6 +278,10 @@ def test_what_cannot_be_compared(
     bundle = Bundle.open(tiny_bundle)
     with pytest.raises(EvalError, match="at least 2"):
         evaluate(bundle, tiny_folder, "a"[:0])
+    with pytest.raises(EvalError, match="50 tokens, fewer than the window of 256: give a longer"):
+        evaluate(bundle, tiny_folder, text, max_tokens=50)
+    with pytest.raises(EvalError, match="too few to take prompts"):
+        evaluate(bundle, tiny_folder, text, max_tokens=20, window=8, generate=2)
     with pytest.raises(EvalError, match="context window"):
         evaluate(bundle, tiny_folder, text, window=257)
     with pytest.raises(Gpt2EdgeError, match="int2"):
@@ -276,8 +314,9 @@ def test_a_bad_passage_is_found_before_anything_is_measured(
 def test_the_number_of_torch_threads_is_put_back(tiny_bundle: Path, tiny_folder: Path) -> None:
     before = torch.get_num_threads()
     evaluate(
-        Bundle.open(tiny_bundle), tiny_folder, "import it", variants=["int8"], threads=before + 1
-    )
+        Bundle.open(tiny_bundle), tiny_folder, "import it", variants=["int8"], threads=before + 1,
+        window=2,
+    )  # fmt: skip
     assert torch.get_num_threads() == before
 
 
