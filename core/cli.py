@@ -70,12 +70,14 @@ for command in (data, train, plot, export, quantize, generate, evaluate, bench, 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; every failure is one line on stderr and an exit code."""
     _prepare_streams()
+    typed = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             result = cli.main(
                 args=None if arguments is None else list(arguments),
                 prog_name="gpt2edge",
+                obj=("gpt2edge", *typed),  # what a report says to type again
                 standalone_mode=False,
             )
         sys.stdout.flush()

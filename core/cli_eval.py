@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,9 +77,14 @@ def _gate(name: str, text: str) -> Callable[[_Function], _Function]:
 @click.option("--provider", default="cpu", show_default=True)
 @threads_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it.")
-@click.option("--markdown", "markdown_file", type=_PATH, help="Write the table as Markdown.")
+@click.option("--markdown", "markdown_file", type=_PATH, help="Write a pull request's comment.")
+@click.option("--html", "html_file", type=_PATH, help="Write one page with pictures.")
+@click.option("--junit", "junit_file", type=_PATH, help="Write JUnit XML: a case a threshold.")
 @click.option("--picture", "picture_file", type=_PATH, help="Draw size against drift, as PNG.")
+@click.pass_obj
 def evaluate(
+    command: tuple[str, ...],
+    /,
     bundle: Path,
     against: str,
     text: Path | None,
@@ -98,6 +104,8 @@ def evaluate(
     threads: int | None,
     json_file: str | None,
     markdown_file: Path | None,
+    html_file: Path | None,
+    junit_file: Path | None,
     picture_file: Path | None,
     **thresholds: float | None,
 ) -> int:
@@ -111,6 +119,9 @@ def evaluate(
     """
     from .evals import Resampling, Thresholds
     from .evals import evaluate as run
+    from .evals.html_page import html_page
+    from .evals.junit import junit_xml
+    from .evals.markdown import to_markdown
     from .evals.text_source import read_eval_text
 
     path = text or wikitext
@@ -120,10 +131,10 @@ def evaluate(
     given = {name: value for name, value in thresholds.items() if value is not None}
     limits = Thresholds(**{**project.thresholds, **given})
     how = Resampling(seed=seed, resamples=resamples, confidence=confidence)
-    for file in (markdown_file, picture_file, json_file):
+    for file in (markdown_file, html_file, junit_file, picture_file, json_file):
         if file is not None and file != "-":
             check_writable(Path(file))
-    if picture_file is not None:
+    if picture_file is not None or html_file is not None:
         import matplotlib  # noqa: F401 (here, so that its absence is no surprise at the end)
     source = read_eval_text(path, wikitext=text is None)
     opened = Bundle.open(bundle)
@@ -143,20 +154,28 @@ def evaluate(
         provider=provider,
         threads=threads,
     )
-    _deliver(report, json_file, markdown_file, picture_file)
+    config_facts = {"path": str(project.path), "sha256": project.sha256} if project.path else None
+    report = dataclasses.replace(report, command=command, config=config_facts)
+    pages = [(markdown_file, to_markdown), (html_file, html_page), (junit_file, junit_xml)]
+    _deliver(report, json_file, pages, picture_file)
     return report.exit_code
 
 
 def _deliver(
-    report: EvalReport, json_file: str | None, markdown: Path | None, picture: Path | None
+    report: EvalReport,
+    json_file: str | None,
+    pages: Sequence[tuple[Path | None, Callable[[EvalReport], str]]],
+    picture: Path | None,
 ) -> None:
     # Files first: a pipe that closes early must not cost the report. But the table in any case.
     data = json.dumps(report.to_dict(), indent=2)
     try:
         if json_file not in (None, "-"):
             write_file(Path(str(json_file)), data + "\n")
-        if markdown is not None:
-            write_file(markdown, report.to_markdown())
+        for file, page in pages:
+            if file is not None:
+                # A path may hold bytes that are no UTF-8.
+                write_file(file, page(report).encode("utf-8", "replace"))
         if picture is not None:
             from .evals import draw_drift
 

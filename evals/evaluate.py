@@ -22,7 +22,7 @@ from .gate import Thresholds
 from .generation import Continuations, GenerationDrift
 from .lambada import LambadaResult, MaskedLogits, Passage, read_passages, score_passages
 from .original import Original, common_tokenizer, torch_threads
-from .provenance import lambada_facts, text_facts, tool_versions
+from .provenance import lambada_facts, text_facts, tool_versions, weights_sha256
 from .report import EvalReport
 from .results import Scored, VariantResult
 from .scores import Ints
@@ -137,6 +137,7 @@ def evaluate(
         resampling=how.facts(len(tokens) - 1),
         versions=tool_versions(),
         files={name: record.sha256 for name, record in bundle.manifest.files.items()},
+        weights=weights_sha256(original.files),
         original=scored[0],
         variants=results,
     )

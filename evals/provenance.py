@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import sha256_of
 from ..runtime import Tokenizer
 from .lambada import Passage
 from .results import VariantResult
 from .text_source import EvalText
+
+if TYPE_CHECKING:
+    from .report import EvalReport
 
 _TOOLS = ("gpt2edge", "torch", "onnxruntime", "numpy", "scipy", "tiktoken")
 
@@ -65,3 +69,55 @@ def lambada_facts(
             for i in sorted(flipped)
         },
     }
+
+
+def weights_sha256(files: Iterable[Path]) -> dict[str, str]:
+    """Of the files that the original's weights were read from, by their names."""
+    return {file.name: sha256_of(file) for file in files}
+
+
+def repeat_command(report: EvalReport) -> str:
+    """What to type in a shell."""
+    if not report.command:
+        return "# made in Python, by gpt2edge.evals.evaluate"
+    return shlex.join(report.command)
+
+
+def repeat_facts(report: EvalReport) -> list[tuple[str, str]]:
+    """What must be the same for the numbers to be the same."""
+    text, how = report.text, report.resampling
+    facts = [
+        (
+            "text",
+            f"{text['source'] or 'given in Python'} ({text['form']}), {text['tokens']:,} tokens, "
+            f"{text['words']:,} words, {text['bytes']:,} bytes, sha256 {text['sha256']}",
+        ),
+        (
+            "intervals",
+            f"{100 * how['confidence']:g}%, {how['method']}, seed {how['seed']}, "
+            f"{how['resamples']:,} draws of {how['blocks']:,} blocks of {how['block_tokens']} "
+            "tokens",
+        ),
+        ("run on", f"{report.provider}, threads: {report.threads or 'one a core'}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
+    ]
+    if report.lambada is not None:
+        lambada = report.lambada
+        passages = f"{lambada['passages']:,} passages, sha256 {lambada['sha256']}"
+        facts.insert(1, ("LAMBADA", f"{lambada['source']}, {passages}"))
+    if report.config is not None:
+        config = report.config
+        facts.append(("thresholds of", f"{config['path']}, sha256 {config['sha256']}"))
+    return facts
+
+
+def checksums(report: EvalReport) -> list[str]:
+    """Lines as sha256sum writes them: the text, the original's weights, the bundle."""
+    groups = (
+        ("", report.text["files"]),
+        (f"{report.checkpoint}/", report.weights),
+        (f"{report.bundle}/", report.files),
+    )
+    return [
+        f"{digest}  {prefix}{name}" for prefix, files in groups for name, digest in files.items()
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import EvalError
 from . import tables
 from .gate import Outcome, Thresholds
+from .markdown import to_markdown
 from .results import Scored, VariantResult
 
 FORMAT = "gpt2edge-eval"
@@ -35,6 +36,12 @@ class EvalReport:
     versions: Mapping[str, str]
     files: Mapping[str, str]
     """sha256 of every file of the bundle."""
+    weights: Mapping[str, str]
+    """sha256 of the files of the original's weights."""
+    command: tuple[str, ...] = ()
+    """What was typed; empty where the report was made in Python."""
+    config: Mapping[str, str] | None = None
+    """Path and sha256 of the file that thresholds were read from."""
     original: Scored
     variants: tuple[VariantResult, ...]
 
@@ -78,6 +85,7 @@ class EvalReport:
                 **{
                     **{key: value for key, value in data.items() if key not in derived},
                     "thresholds": Thresholds(**data["thresholds"]),
+                    "command": tuple(data["command"]),
                     "original": Scored.from_dict(data["original"]),
                     "variants": tuple(map(VariantResult.from_dict, data["variants"])),
                 }
@@ -86,17 +94,15 @@ class EvalReport:
             raise EvalError(f"the report is damaged: {reason}") from None
 
     def to_table(self) -> str:
-        """The table as text of fixed width."""
-        return self._joined(tables.text_table(tables.table_rows(self)))
-
-    def to_markdown(self) -> str:
-        """The table for a pull request."""
-        return self._joined(tables.markdown_table(tables.table_rows(self))) + "\n"
-
-    def _joined(self, table: list[str]) -> str:
+        """The table as text of fixed width, what did not pass, and notes."""
+        table = tables.text_table(tables.table_rows(self))
         notes = [*tables.flips(self), *tables.divergences(self)]
         parts = [[tables.title(self)], table, tables.problems(self), notes]
         return "\n\n".join("\n".join(part) for part in parts if part)
+
+    def to_markdown(self) -> str:
+        """A comment for a pull request."""
+        return to_markdown(self)
 
 
 def _finite(value: Any) -> Any:

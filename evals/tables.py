@@ -9,7 +9,6 @@ from .bootstrap import Interval
 from .gate import Outcome, Verdict
 
 if TYPE_CHECKING:
-    from .generation import GenerationDrift
     from .report import EvalReport
     from .results import VariantResult
 
@@ -24,6 +23,30 @@ def title(report: EvalReport) -> str:
         f"{report.bundle} against {report.checkpoint}: {report.original.perplexity.tokens:,} tokens"
         f"{source}, window {report.window}, stride {report.stride}"
     )
+
+
+def judged(report: EvalReport) -> bool:
+    """Whether there is a verdict: a threshold was given, or a variant is broken."""
+    return report.thresholds.any or report.outcome is not Outcome.PASS
+
+
+def headline(report: EvalReport) -> str:
+    """The verdict in one line."""
+    named = {
+        outcome: [v.name for v in report.variants if v.outcome is outcome] for outcome in Outcome
+    }
+    count = len(report.variants)
+    if report.outcome is Outcome.FAIL:
+        return f"{len(named[Outcome.FAIL])} of {count} fail: {', '.join(named[Outcome.FAIL])}"
+    if report.outcome is Outcome.UNDECIDED:
+        open_ones = named[Outcome.UNDECIDED]
+        return (
+            f"none of {count} fails, but the text is too short to pass {', '.join(open_ones)}: "
+            "a longer text, or another limit, would decide"
+        )
+    if not report.thresholds.any:
+        return f"no threshold was given, and the logits of all {count} are finite numbers"
+    return f"all {count} are within every threshold"
 
 
 def table_rows(report: EvalReport) -> list[list[str]]:
@@ -49,7 +72,7 @@ def table_rows(report: EvalReport) -> list[list[str]]:
         columns.append(("LAMBADA %", accuracy, _lambada))
     if any(variant.generation for variant in report.variants):
         columns.append(("same text", "", _same_text))
-    if report.thresholds.any or report.outcome is not Outcome.PASS:
+    if judged(report):
         columns.append(("verdict", "", lambda v: WORDS[v.outcome]))
     heads = [head for head, _, _ in columns]
     original = [cell for _, cell, _ in columns]
@@ -84,18 +107,18 @@ def describe(verdict: Verdict) -> str:
 
 
 def divergences(report: EvalReport) -> list[str]:
-    """A line a variant: after how many greedy tokens it first wrote another one."""
-    return [
-        f"greedy {variant.name}: {made.equal} of {made.prompts} prompts continued alike for "
-        f"{made.new_tokens} tokens; the median first other token is {_after(made)}"
-        for variant in report.variants
-        if (made := variant.generation) is not None
-    ]
-
-
-def _after(made: GenerationDrift) -> str:
-    first = made.median_first_difference
-    return f"after {first:g}" if first is not None else "beyond those"
+    """A line a variant: how long its greedy text is the original's."""
+    lines = []
+    for variant in report.variants:
+        made = variant.generation
+        if made is not None:
+            firsts = sorted({first for first in made.first_differences if first is not None})
+            ends = " to ".join(str(first) for first in dict.fromkeys([*firsts[:1], *firsts[-1:]]))
+            lines.append(
+                f"greedy {variant.name}: {made.equal} of {made.prompts} prompts continued alike "
+                f"for {made.new_tokens} tokens" + (f", the others for {ends}" if ends else "")
+            )
+    return lines
 
 
 def flips(report: EvalReport) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -314,15 +316,26 @@ def test_the_exit_code_of_an_eval(run: Run, checkpoint: Path, bundle: Path, tmp_
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     base = ["eval", bundle, "--against", checkpoint, "--text", text, "--window", 32]
-    files = ["--json", tmp_path / "r.json", "--markdown", tmp_path / "r.md"]
-    result = run(*base, *files, "--picture", tmp_path / "r.png")
+    files = [
+        word for kind in ("json", "markdown", "html", "junit", "picture")
+        for word in (f"--{kind}", tmp_path / f"r.{kind}")
+    ]  # fmt: skip
+    result = run(*base, *files)
     assert result.code == 0
     assert "int4" in result.out
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["exit_code"] == 0
+    assert report["command"] == ["gpt2edge", *(str(word) for word in (*base, *files))]
+    weights = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    assert report["weights"] == {"model.safetensors": weights}
+    digest = hashlib.sha256(text.read_bytes()).hexdigest()
+    assert report["text"]["sha256"] == report["text"]["files"][str(text)] == digest
     assert report["text"]["tokens"] > 100
-    assert "| int4 |" in (tmp_path / "r.md").read_text()
-    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    assert "| int4 |" in (tmp_path / "r.markdown").read_text()
+    assert shlex.join(report["command"]) in (tmp_path / "r.markdown").read_text()
+    assert "<svg" in (tmp_path / "r.html").read_text()
+    assert len(ElementTree.parse(tmp_path / "r.junit").findall(".//testcase")) == 4
+    assert (tmp_path / "r.picture").read_bytes().startswith(b"\x89PNG")
     only = ["--variant", "fp32"]
     assert run(*base, *only, "--max-ppl-increase", "1%", "--min-top1-agreement", "0.99").code == 0
     strict = run(*base, "--variant", "int4", "--max-mean-kl", "0", "--json", "-")
@@ -394,7 +407,7 @@ def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_pat
     text.write_text("the cat sat")
     failed(run(*base), "fewer than the window of 64")
     text.write_text(TEXT)
-    for option in ("--json", "--markdown", "--picture"):
+    for option in ("--json", "--markdown", "--html", "--junit", "--picture"):
         failed(run(*base, option, tmp_path), str(tmp_path), "not a plain file")
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
