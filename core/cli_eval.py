@@ -74,6 +74,9 @@ def _gate(name: str, text: str) -> Callable[[_Function], _Function]:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the intervals' draws.")
 @click.option("--resamples", type=int, default=2000, show_default=True, help="Draws an interval.")
+@click.option(
+    "--baseline", type=_PATH, help="Say what changed since an earlier run's JSON, made alike."
+)
 @click.option("--provider", default="cpu", show_default=True)
 @threads_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it.")
@@ -100,6 +103,7 @@ def evaluate(
     confidence: float,
     seed: int,
     resamples: int,
+    baseline: Path | None,
     provider: str,
     threads: int | None,
     json_file: str | None,
@@ -119,6 +123,7 @@ def evaluate(
     """
     from .evals import Resampling, Thresholds
     from .evals import evaluate as run
+    from .evals.baseline import read_baseline
     from .evals.html_page import html_page
     from .evals.junit import junit_xml
     from .evals.markdown import to_markdown
@@ -136,6 +141,7 @@ def evaluate(
             check_writable(Path(file))
     if picture_file is not None or html_file is not None:
         import matplotlib  # noqa: F401 (here, so that its absence is no surprise at the end)
+    earlier = None if baseline is None else read_baseline(baseline)
     source = read_eval_text(path, wikitext=text is None)
     opened = Bundle.open(bundle)
     report = run(
@@ -151,6 +157,7 @@ def evaluate(
         generate=generate or 0,
         thresholds=limits,
         resampling=how,
+        baseline=earlier,
         provider=provider,
         threads=threads,
     )

@@ -16,6 +16,7 @@ import numpy as np
 from ..bundle import Bundle
 from ..errors import EvalError
 from ..runtime import Model, load
+from .baseline import Baseline, check_comparable, compare
 from .bootstrap import Resampling
 from .breakdown import Breakdown, context_lengths, token_counts
 from .gate import Thresholds
@@ -47,6 +48,7 @@ def evaluate(
     generate: int = 0,
     thresholds: Thresholds | None = None,
     resampling: Resampling | None = None,
+    baseline: Baseline | None = None,
     provider: str = "cpu",
     threads: int | None = None,
     progress: bool = True,
@@ -62,6 +64,7 @@ def evaluate(
             tokens, to see where a variant first writes another one than the original.
         thresholds: what `EvalReport.exit_code` is decided by.
         resampling: how sure the numbers are said to be; None: 95%, seed 0.
+        baseline: an earlier run on the same text and original, to compare with.
 
     Raises EvalError when something cannot be compared: another model or vocabulary, a text shorter
     than a window, a passage that cannot be used, an original that is broken; all but the last
@@ -81,6 +84,12 @@ def evaluate(
     tokens = np.asarray(tokenizer.encode(source.text)[:max_tokens], np.int64)
     read = source.text if max_tokens is None else tokenizer.decode(tokens.tolist())
     windows = _windows(tokens, length, step)
+    facts, weights = (
+        text_facts(source, read, len(tokens), max_tokens),
+        weights_sha256(original.files),
+    )
+    if baseline is not None:
+        check_comparable(baseline, text=facts, window=length, stride=step, weights=weights)
     passages = (
         read_passages(lambada, tokenizer.encode, window=bundle.config.n_positions, limit=limit)
         if lambada is not None
@@ -98,7 +107,6 @@ def evaluate(
             )  # fmt: skip
         last_words = _score_lambada(passages, runs, progress)
         generated = _compare_continuations(continued, models, progress)
-    facts = text_facts(source, read, len(tokens), max_tokens)
     scored = [
         Scored(
             perplexity=tally.perplexity(words=facts["words"], size=facts["bytes"]),
@@ -124,22 +132,26 @@ def evaluate(
             models, tallies[1:], scored[1:], generated, strict=True
         )
     )
+    asked = None
+    if lambada is not None:
+        asked = lambada_facts(lambada, passages, results, tokenizer)
     return EvalReport(
         bundle=str(bundle.path),
         checkpoint=original.source,
         text=facts,
         window=length,
         stride=step,
-        lambada=None if lambada is None else lambada_facts(lambada, passages, results, tokenizer),
+        lambada=asked,
         provider=provider,
         threads=threads,
         thresholds=limits,
         resampling=how.facts(len(tokens) - 1),
         versions=tool_versions(),
         files={name: record.sha256 for name, record in bundle.manifest.files.items()},
-        weights=weights_sha256(original.files),
+        weights=weights,
         original=scored[0],
         variants=results,
+        baseline=None if baseline is None else compare(baseline, results, asked),
     )
 
 

@@ -12,6 +12,8 @@ from .provenance import checksums, repeat_command, repeat_facts
 from .report import EvalReport
 from .tables import (
     WORDS,
+    change_rows,
+    change_title,
     divergences,
     flips,
     headline,
@@ -59,6 +61,7 @@ def html_page(report: EvalReport) -> str:
         *_table(report),
         *_thresholds(report),
         *_plots(report),
+        *_changes(report),
         *_notes(report),
         *_repeat(report),
         "</body></html>",
@@ -120,6 +123,13 @@ def _plots(report: EvalReport) -> Iterator[str]:
         yield f'<figure role="img" aria-label="{escape(plot.title)}">{plot.svg}<figcaption>'
         yield f"<b>{escape(plot.title)}.</b> {escape(plot.caption)}</figcaption></figure>"
     yield "</div>"
+
+
+def _changes(report: EvalReport) -> Iterator[str]:
+    if report.baseline is not None:
+        yield f"<h2>What changed</h2><p>{escape(change_title(report))}</p>"
+        heads, *rows = change_rows(report)
+        yield from _html_table(heads, rows, None)
 
 
 def _notes(report: EvalReport) -> Iterator[str]:

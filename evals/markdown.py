@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .provenance import checksums, repeat_command, repeat_facts
-from .tables import divergences, flips, headline, judged, markdown_table, problems, table_rows
+from .tables import (
+    change_rows,
+    divergences,
+    flips,
+    headline,
+    judged,
+    markdown_table,
+    problems,
+    table_rows,
+)
 
 if TYPE_CHECKING:
     from .report import EvalReport
@@ -27,6 +36,9 @@ def to_markdown(report: EvalReport) -> str:
         markdown_table(table_rows(report)),
         [f"- {line}" for line in problems(report)],
     ]
+    if report.baseline is not None:
+        since = f"Since {code(report.baseline['source'])}; better and worse where the interval "
+        parts += [[since + "excludes what was:"], markdown_table(change_rows(report))]
     notes = [*flips(report), *divergences(report)]
     if notes:
         parts += _details("LAMBADA and greedy text", fenced(notes))

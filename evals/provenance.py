@@ -105,6 +105,9 @@ def repeat_facts(report: EvalReport) -> list[tuple[str, str]]:
         lambada = report.lambada
         passages = f"{lambada['passages']:,} passages, sha256 {lambada['sha256']}"
         facts.insert(1, ("LAMBADA", f"{lambada['source']}, {passages}"))
+    if report.baseline is not None:
+        baseline = report.baseline
+        facts.append(("compared with", f"{baseline['source']}, sha256 {baseline['sha256']}"))
     if report.config is not None:
         config = report.config
         facts.append(("thresholds of", f"{config['path']}, sha256 {config['sha256']}"))

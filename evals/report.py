@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import Any
 
 from ..errors import EvalError
+from ..files import quoted
 from . import tables
 from .gate import Outcome, Thresholds
 from .markdown import to_markdown
@@ -44,6 +46,8 @@ class EvalReport:
     """Path and sha256 of the file that thresholds were read from."""
     original: Scored
     variants: tuple[VariantResult, ...]
+    baseline: Mapping[str, Any] | None = None
+    """What changed since an earlier run: see `baseline.compare`."""
 
     @property
     def outcome(self) -> Outcome:
@@ -77,10 +81,11 @@ class EvalReport:
         if data.get("format_version") != FORMAT_VERSION:
             raise EvalError(
                 f"the report has format version {data.get('format_version')!r}, "
-                f"but this gpt2edge reads {FORMAT_VERSION}"
+                f"but this gpt2edge reads {FORMAT_VERSION}; run the evaluation again to make one"
             )
         derived = {"format", "format_version", "outcome", "exit_code"}
         try:
+            _check_kinds(data)
             return cls(
                 **{
                     **{key: value for key, value in data.items() if key not in derived},
@@ -98,11 +103,45 @@ class EvalReport:
         table = tables.text_table(tables.table_rows(self))
         notes = [*tables.flips(self), *tables.divergences(self)]
         parts = [[tables.title(self)], table, tables.problems(self), notes]
+        if self.baseline is not None:
+            changes = tables.text_table(tables.change_rows(self))
+            parts.append([tables.change_title(self), "", *changes])
         return "\n\n".join("\n".join(part) for part in parts if part)
 
     def to_markdown(self) -> str:
         """A comment for a pull request."""
         return to_markdown(self)
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "bundle": (str,),
+    "checkpoint": (str,),
+    "text": (dict,),
+    "window": (int,),
+    "stride": (int,),
+    "lambada": (dict, NoneType),
+    "resampling": (dict,),
+    "versions": (dict,),
+    "files": (dict,),
+    "weights": (dict,),
+    "config": (dict, NoneType),
+    "baseline": (dict, NoneType),
+}
+_INSIDE = {
+    "text": ("source", "form", "files", "sha256", "max_tokens", "tokens", "words", "bytes"),
+    "resampling": ("confidence", "method", "seed", "resamples", "blocks", "block_tokens"),
+    "lambada": ("source", "sha256", "passages", "flipped"),
+}
+
+
+def _check_kinds(data: Mapping[str, Any]) -> None:
+    """Raise TypeError or KeyError for what those who read a report could stumble over."""
+    for key, kinds in _KINDS.items():
+        if type(data[key]) not in kinds:
+            raise TypeError(f"{key} is {quoted(data[key])}")
+    for key, names in _INSIDE.items():
+        for name in names if data[key] is not None else ():
+            data[key][name]
 
 
 def _finite(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from .bootstrap import Interval
@@ -29,7 +30,7 @@ class Scored:
         lambada = data["lambada"]
         return cls(
             perplexity=Perplexity(**_numbers(data["perplexity"])),
-            lambada=None if lambada is None else LambadaResult(**_numbers(lambada)),
+            lambada=None if lambada is None else _lambada(lambada),
         )
 
 
@@ -139,6 +140,14 @@ def _measured(
     return measured
 
 
+def _lambada(data: Mapping[str, Any]) -> LambadaResult:
+    numbers = {key: value for key, value in data.items() if key != "outcomes"}
+    return LambadaResult(**_numbers(numbers), outcomes=data["outcomes"])
+
+
 def _numbers(data: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: null stands for it."""
+    """JSON has no NaN: null stands for it. Raises TypeError for what is no number."""
+    for key, value in data.items():
+        if type(value) not in (int, float, NoneType):
+            raise TypeError(f"{key} is {value!r}, no number")
     return {key: math.nan if value is None else value for key, value in data.items()}

@@ -390,6 +390,22 @@ def test_thresholds_of_a_project(
     failed(run(*base, "--config", "lax.toml", "--resamples", "3"), "resamples")
 
 
+def test_an_eval_beside_an_earlier_one(
+    run: Run, checkpoint: Path, bundle: Path, tmp_path: Path
+) -> None:
+    text, earlier = tmp_path / "text.txt", tmp_path / "earlier.json"
+    text.write_text(TEXT)
+    base = ["eval", bundle, "--against", checkpoint, "--variant", "int8", "--text", text]
+    assert run(*base, "--json", earlier).code == 0
+    result = run(*base, "--baseline", earlier)
+    assert result.code == 0
+    assert f"Since {earlier}." in result.out
+    assert "->" in result.out
+    failed(run(*base, "--baseline", earlier, "--stride", 9), "earlier.json", "stride", "32", "9")
+    earlier.write_text("{")
+    failed(run(*base, "--baseline", earlier), "earlier.json", "not JSON")
+
+
 def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     base = ["eval", bundle, "--against", checkpoint, "--text", text]
