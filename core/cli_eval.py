@@ -55,7 +55,7 @@ def _gate(name: str, text: str) -> Callable[[_Function], _Function]:
 @click.option("--lambada", type=_PATH, help='A JSONL file of {"text": ...} for last-word accuracy.')
 @click.option("--limit", type=_COUNT, help="Only so many LAMBADA passages.")
 @click.option(
-    "--generate", type=_COUNT, default=None, help="Continue so many prompts of the text greedily."
+    "--generate", type=_COUNT, metavar="N", help="Continue N prompts of the text, greedily."
 )
 @_gate("--max-ppl-increase", "Fail above this, as 1% or 0.01.")
 @_gate("--min-top1-agreement", "Fail below this, as 97% or 0.97.")

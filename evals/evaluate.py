@@ -78,6 +78,7 @@ def evaluate(
         raise EvalError("max_lambada_drop was given and no LAMBADA file to measure it on")
     source = EvalText(text=text) if isinstance(text, str) else text
     length, step = _window(bundle, window, stride)
+    bundle.verify()  # the report says with which files it was made
     models = _open_variants(bundle, variants, provider, threads)
     original = load_checkpoint(checkpoint)
     tokenizer = common_tokenizer(bundle, models[0], original, source.text)

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from .bootstrap import Interval
+from .change_table import change_rows, change_title
 from .gate import Outcome, Verdict
 from .plots import report_plots
 from .provenance import checksums, repeat_command, repeat_facts
 from .report import EvalReport
 from .tables import (
     WORDS,
-    change_rows,
-    change_title,
     divergences,
     flips,
     headline,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from .gate import Outcome
+from .provenance import repeat_command, repeat_facts
 from .report import EvalReport
 from .tables import describe, title
 
@@ -37,6 +38,9 @@ def junit_xml(report: EvalReport) -> str:
     }
     root = ElementTree.Element("testsuites", {"name": "gpt2edge eval", **counts})
     suite = ElementTree.SubElement(root, "testsuite", {"name": _clean(title(report)), **counts})
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, fact in [("command", repeat_command(report)), *repeat_facts(report)]:
+        ElementTree.SubElement(properties, "property", {"name": name, "value": _clean(fact)})
     for case in cases:
         where = {"classname": _clean(f"gpt2edge.eval.{case.variant}"), "name": case.name}
         element = ElementTree.SubElement(suite, "testcase", where)

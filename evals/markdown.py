@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .change_table import change_rows
 from .provenance import checksums, repeat_command, repeat_facts
 from .tables import (
-    change_rows,
     divergences,
     flips,
     headline,

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import EvalError
 from ..files import quoted
 from . import tables
+from .change_table import change_rows, change_title
 from .gate import Outcome, Thresholds
 from .markdown import to_markdown
 from .results import Scored, VariantResult
@@ -104,8 +105,8 @@ class EvalReport:
         notes = [*tables.flips(self), *tables.divergences(self)]
         parts = [[tables.title(self)], table, tables.problems(self), notes]
         if self.baseline is not None:
-            changes = tables.text_table(tables.change_rows(self))
-            parts.append([tables.change_title(self), "", *changes])
+            changes = tables.text_table(change_rows(self))
+            parts.append([change_title(self), "", *changes])
         return "\n\n".join("\n".join(part) for part in parts if part)
 
     def to_markdown(self) -> str:

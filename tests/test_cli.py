@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 
@@ -390,6 +391,52 @@ def test_thresholds_of_a_project(
     failed(run(*base, "--config", "lax.toml", "--resamples", "3"), "resamples")
 
 
+def test_an_eval_of_another_vocabulary(
+    run: Run, checkpoint: Path, bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT + "xaxe")
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    ids = json.loads((other / "vocab.json").read_text())
+    ids["a"], ids["e"] = ids["e"], ids["a"]
+    (other / "vocab.json").write_text(json.dumps(ids))
+    done = run("eval", bundle, "--against", other, "--text", tmp_path / "text.txt")
+    failed(done, "tokenize the text differently")
+
+
+def test_logits_that_are_no_numbers_never_pass(
+    run: Run, checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpt2edge.evals.original import Original
+    from gpt2edge.runtime import Model
+
+    (tmp_path / "text.txt").write_text(TEXT)
+    base = ["eval", bundle, "--against", checkpoint, "--text", tmp_path / "text.txt"]
+    files = ["--json", tmp_path / "r.json", "--html", tmp_path / "r.html"]
+    with monkeypatch.context() as patch:
+        logits = Model.logits
+        patch.setattr(Model, "logits", lambda *given: logits(*given) * np.nan)
+        for limits in ([], ["--max-ppl-increase", "900%"], ["--min-top1-agreement", "0"]):
+            done = run(*base, *files, *limits, "--generate", 1)
+            assert done.code == 1
+            assert "FAIL int8: its logits are not finite numbers" in done.out
+            assert json.loads((tmp_path / "r.json").read_text())["outcome"] == "fail"
+            assert "FAIL: 4 of 4 fail" in (tmp_path / "r.html").read_text()
+    called = Original.__call__
+    monkeypatch.setattr(Original, "__call__", lambda *given: called(*given) * np.nan)
+    failed(run(*base), "the original's logits are not finite numbers")
+
+
+def test_a_bundle_that_is_not_what_it_says_is_not_evaluated(
+    run: Run, checkpoint: Path, copy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    weights = bytearray((copy / "onnx/model_int8.onnx_data").read_bytes())
+    weights[-1] ^= 1
+    (copy / "onnx/model_int8.onnx_data").write_bytes(weights)
+    done = run("eval", copy, "--against", checkpoint, "--text", tmp_path / "text.txt")
+    failed(done, "model_int8.onnx_data", "sha256")
+
+
 def test_an_eval_beside_an_earlier_one(
     run: Run, checkpoint: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -418,6 +465,9 @@ def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_pat
     failed(run(*base, "--max-ppl-increase", "lots"), "lots", "1%")
     failed(run(*base, "--variant", "int2"), "int2")
     failed(run(*base, "--window", 65), "65", "64")
+    (tmp_path / "empty").mkdir()
+    failed(run(*base[:-1], tmp_path / "empty"), "empty", "holds no .txt files")
+    (tmp_path / "empty").rmdir()
     failed(run(*base, "--wikitext", text), "either --text or --wikitext")
     failed(run(*base[:-2]), "either --text or --wikitext")
     text.write_text("the cat sat")

@@ -10,7 +10,9 @@ from gpt2edge.evals.junit import junit_xml
 def cases(report: EvalReport) -> dict[tuple[str, str], ElementTree.Element]:
     root = ElementTree.fromstring(junit_xml(report).encode("utf-8"))
     (suite,) = root
-    found = {(case.attrib["classname"], case.attrib["name"]): case for case in suite}
+    found = {
+        (case.attrib["classname"], case.attrib["name"]): case for case in suite.iter("testcase")
+    }
     for element in (root, suite):
         assert int(element.attrib["tests"]) == len(found)
         for kind in ("failure", "error"):
@@ -22,6 +24,7 @@ def cases(report: EvalReport) -> dict[tuple[str, str], ElementTree.Element]:
 def test_a_case_a_variant_and_threshold(report: EvalReport) -> None:
     found = cases(report)
     assert len(found) == len(report.variants)
+    assert f'sha256 {report.text["sha256"]}"' in junit_xml(report)
     passed = found["gpt2edge.eval.fp32", "max_mean_kl"]
     assert passed.find("failure") is None
     failure = found["gpt2edge.eval.int4", "max_mean_kl"].find("failure")
