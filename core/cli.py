@@ -35,6 +35,10 @@ _EXTRAS = {
     "matplotlib": "evals",
     "psutil": "evals",
     "scipy": "evals",
+    "tensorboard": "train",
+    "datasketch": "train",
+    "pyarrow": "train",
+    "datasets": "hub",
 }
 INTERRUPTED = 130
 BROKEN_PIPE = 141
