@@ -83,9 +83,7 @@ class Decoder:
         length = self._length
         steps = np.arange(1, ids.shape[1] + 1)
         try:
-            self._run(
-                ids, np.minimum(self._positions + steps, self._last_position), only_look=True
-            )
+            self._run(ids, np.minimum(self._positions + steps, self._last_position), only_look=True)
         finally:
             self._length = length
         return self._logits

@@ -36,9 +36,7 @@ def test_steps_equal_whole_passes(variants: dict[str, Model], name: str) -> None
 
 
 @pytest.mark.parametrize("name", TOLERANCE)
-def test_a_peek_is_a_whole_pass_and_leaves_no_trace(
-    variants: dict[str, Model], name: str
-) -> None:
+def test_a_peek_is_a_whole_pass_and_leaves_no_trace(variants: dict[str, Model], name: str) -> None:
     model = variants[name]
     prompt = np.arange(40, 60)
     decoder = model.open_decoder(1, 28)
