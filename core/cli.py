@@ -17,6 +17,7 @@ from click.exceptions import NoArgsIsHelpError
 from . import __version__
 from .cli_check import bench, evaluate, info
 from .cli_data import data
+from .cli_harness import lm_eval
 from .cli_make import export, quantize
 from .cli_run import generate
 from .cli_train import train
@@ -39,6 +40,7 @@ _EXTRAS = {
     "datasketch": "train",
     "pyarrow": "train",
     "datasets": "hub",
+    "lm_eval": "harness",
 }
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -66,7 +68,7 @@ def cli() -> None:
     """GPT-2 from PyTorch to quantized ONNX on the device, with the drift measured."""
 
 
-for command in (data, train, plot, export, quantize, generate, evaluate, bench, info):
+for command in (data, train, plot, export, quantize, generate, evaluate, lm_eval, bench, info):
     cli.add_command(command)
 
 
