@@ -18,6 +18,7 @@ from . import __version__
 from .cli_check import bench, info
 from .cli_data import data
 from .cli_eval import evaluate
+from .cli_harness import lm_eval
 from .cli_make import export, quantize
 from .cli_run import generate
 from .cli_train import train
@@ -36,6 +37,11 @@ _EXTRAS = {
     "matplotlib": "evals",
     "psutil": "evals",
     "scipy": "evals",
+    "tensorboard": "train",
+    "datasketch": "train",
+    "pyarrow": "train",
+    "datasets": "hub",
+    "lm_eval": "harness",
 }
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -63,7 +69,7 @@ def cli() -> None:
     """GPT-2 from PyTorch to quantized ONNX on the device, with the drift measured."""
 
 
-for command in (data, train, plot, export, quantize, generate, evaluate, bench, info):
+for command in (data, train, plot, export, quantize, generate, evaluate, lm_eval, bench, info):
     cli.add_command(command)
 
 

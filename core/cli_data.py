@@ -12,7 +12,10 @@ from .cli_make import example, force_option, json_option
 _PATH = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(
+    short_help="Turn documents into token shards to train on.",
+    epilog=example("gpt2edge data prepare books/ -o shards"),
+)
 def data() -> None:
     """Texts to train on, as token shards."""
 

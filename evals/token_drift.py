@@ -81,7 +81,7 @@ def _rows_drift(original: Floats32, variant: Floats32, log_p: Floats, log_q: Flo
         js = 0.5 * entropies - _dots(p, mixed)
     sound = np.isfinite(kl)
     # The largest of a row with a NaN is that NaN, and two of those would agree.
-    top_p, top_q = _likeliest(original), _likeliest(variant)
+    top_p, top_q = likeliest(original), likeliest(variant)
     shared = (top_p[:, :, None] == top_q[:, None, :]).any(-1).mean(-1)
     first = np.take_along_axis(variant, top_p[:, :1], -1)
     rank = 1.0 + np.count_nonzero(variant > first, axis=-1)
@@ -102,7 +102,7 @@ def _dots(a: Floats, b: Floats) -> Floats:
     return rows
 
 
-def _likeliest(logits: Floats32) -> Ints:
+def likeliest(logits: Floats32) -> Ints:
     """Ids of the five largest of each row, the largest first; of equals the lower id."""
     left = logits.copy()
     rows = np.arange(len(left))

@@ -59,8 +59,8 @@ class Attention(nn.Module):
         if past is not None:
             key = torch.cat((past.key, key), dim=2)  # (B, N, T, D)
             value = torch.cat((past.value, value), dim=2)
-        dropout = self.dropout if self.training else 0.0
         if bias is None or self.training:
+            dropout = self.dropout if self.training else 0.0
             mixed = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=bias, is_causal=bias is None, dropout_p=dropout
             )
@@ -68,7 +68,7 @@ class Attention(nn.Module):
             # Written out, so that it exports as two MatMuls and a Softmax and nothing else.
             scale = self.head_dim**-0.5
             scores = (query * scale) @ key.transpose(2, 3) + bias  # (B, N, S, T)
-            mixed = F.dropout(scores.softmax(-1), dropout) @ value  # (B, N, S, D)
+            mixed = scores.softmax(-1) @ value  # (B, N, S, D)
         return self.c_proj(mixed.transpose(1, 2).flatten(2)), KeyValue(key, value)
 
 

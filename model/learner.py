@@ -186,8 +186,8 @@ class Learner:
         if self.group.size > 1:
             from torch.distributed.fsdp import FSDPModule
 
-            assert isinstance(self.parallel, FSDPModule)
-            self.parallel.set_requires_gradient_sync(not more)
+            if isinstance(self.parallel, FSDPModule):  # it is; said for the type checker
+                self.parallel.set_requires_gradient_sync(not more)
         yield
 
     @contextmanager

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..config import END_OF_TEXT
 from ..errors import ConfigError
 from .batches import ArrayStream, Batch, BatchSource, WindowBatches, check_length, spread_batches
 from .data import Split, encode_documents, read_documents, split_documents
@@ -17,7 +20,10 @@ from .settings import TrainSettings
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from .corpus import TokenShards
+
 KINDS = ("text", "corpus", "examples")
+_HELD_OUT_TEXT_TOKENS = 1_000_000
 _HELD_OUT_WINDOWS = 128  # enough for a loss good to about 1%, few enough to take seconds
 
 
@@ -66,7 +72,7 @@ def open_data(source: Source, tokenizer: Tokenizer, settings: TrainSettings) -> 
     if source.path is None or source.kind == "text":
         return open_text(read_text(source, settings), tokenizer, settings)
     if source.kind == "corpus":
-        return open_prepared(source.path, settings)
+        return open_prepared(source.path, tokenizer, settings)
     return open_examples(source.path, tokenizer, settings)
 
 
@@ -88,7 +94,7 @@ def read_text(source: Source, settings: TrainSettings) -> Split:
     return split_documents(read_documents(source.path), seed=settings.seed)
 
 
-def open_prepared(folder: Path, settings: TrainSettings) -> TrainingData:
+def open_prepared(folder: Path, tokenizer: Tokenizer, settings: TrainSettings) -> TrainingData:
     """A folder that `gpt2edge data prepare` made. Raises CorpusError, TextError."""
     from .corpus import open_corpus
 
@@ -99,6 +105,7 @@ def open_prepared(folder: Path, settings: TrainSettings) -> TrainingData:
         training_tokens=len(corpus.training),
         held_out_tokens=len(corpus.validation),
         identity=corpus.identity,
+        held_out_text=_text_of(corpus.validation, tokenizer),
     )
 
 
@@ -114,6 +121,15 @@ def open_examples(path: Path, tokenizer: Tokenizer, settings: TrainSettings) -> 
         held_out_tokens=sum(len(example.ids) for example in held_out),
         identity=identity(training, held_out),
     )
+
+
+def _text_of(shards: TokenShards, tokenizer: Tokenizer) -> str:
+    """The beginning of tokens as text, for evals; documents are set apart by an empty line."""
+    start = np.zeros(1, np.int64)
+    tokens = shards.windows(start, min(len(shards), _HELD_OUT_TEXT_TOKENS))[0]
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    parts = np.split(tokens, np.flatnonzero(tokens == end) + 1)
+    return "\n\n".join(tokenizer.decode(part[part != end].tolist()) for part in parts if len(part))
 
 
 def _windows(stream: Any, settings: TrainSettings) -> WindowBatches:

@@ -48,9 +48,9 @@ class Decoder:
         self._last_position = window - 1
         self._length = 0
         self._logits: Floats = np.empty((batch, 0, spec.vocab_size), np.float32)
+        self._keep = None
         # Bound first, so that it is the first of the binding's outputs: see GrowingCache.
         self._bind_logits(1)
-        self._keep = None
         if any(
             value.name == NUM_LOGITS_TO_KEEP for value in session.get_overridable_initializers()
         ):
@@ -74,14 +74,30 @@ class Decoder:
         self._positions = np.minimum(self._positions + 1, self._last_position)
         return self._run(tokens[:, None], self._positions)
 
+    def peek(self, ids: Ints) -> Floats:
+        """Logits (B, S, V) after each of S more tokens a row; the cache stays where it stands.
+
+        So several continuations of one prompt are read without reading it again. A fused graph
+        does so for one row at a time (B or S must be 1): its attention takes no more.
+        """
+        length = self._length
+        steps = np.arange(1, ids.shape[1] + 1)
+        try:
+            self._run(ids, np.minimum(self._positions + steps, self._last_position), only_look=True)
+        finally:
+            self._length = length
+        return self._logits
+
     def _bind_logits(self, length: int) -> None:
         if self._logits.shape[1] != length:
             batch, _, vocab_size = self._logits.shape
             self._logits = np.empty((batch, length, vocab_size), np.float32)
             address = self._logits.ctypes.data
             self._binding.bind_output(LOGITS, "cpu", 0, np.float32, self._logits.shape, address)
+            if self._keep:
+                self._keep.update_inplace(np.asarray(length, np.int64))
 
-    def _run(self, ids: Ints, positions: Ints) -> Floats:
+    def _run(self, ids: Ints, positions: Ints, *, only_look: bool = False) -> Floats:
         self._length += ids.shape[1]
         # Held until the run is over: the binding keeps addresses, not arrays.
         feeds = (
@@ -92,7 +108,7 @@ class Decoder:
         for name, array in feeds:
             self._binding.bind_cpu_input(name, array)
         # A graph without the setting returns the logits of every new position.
-        self._bind_logits(1 if self._keep else ids.shape[1])
+        self._bind_logits(1 if self._keep and not only_look else ids.shape[1])
         self._cache.before_step(self._binding)
         try:
             self._session.run_with_iobinding(self._binding)
@@ -101,5 +117,6 @@ class Decoder:
                 f"{self._session.get_providers()[0]} failed at length {self._length}: "
                 f"{plain_reason(reason)}"
             ) from None
-        self._cache.after_step(self._binding)
+        if not only_look:
+            self._cache.after_step(self._binding)
         return self._logits[:, -1]

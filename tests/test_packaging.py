@@ -103,7 +103,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     base = {line.split()[1].split(">")[0] for line in needed if "extra ==" not in line}
     assert base == {"onnxruntime", "numpy", "tiktoken", "click"}
     extras = {line.split()[1] for line in metadata.splitlines() if line.startswith("Provides-E")}
-    assert extras == {"export", "train", "evals", "gpu", "optimum", "dev"}
+    assert extras == {"export", "train", "evals", "hub", "harness", "gpu", "optimum", "dev"}
 
 
 def test_the_wheel_works_alone(wheel: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import itertools
 import os
 import shutil
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,14 +21,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...errors import ConfigError, CorpusError, StorageError
+from ...errors import ConfigError, CorpusError, StorageError, TokenizerError
 from ...files import read_json, replacing_folder, sha256_of, write_json
 from ...staging import put_in_place, storage_errors
-from ..tokenizer_files import copy_tokenizer, has_vocabulary, vocabulary_files
+from ..tokenizer_files import check_vocabulary, copy_tokenizer, vocabulary_files
 from ..vocabulary import open_vocabulary, train_vocabulary
 from .encoding import Encoded, encode
 from .ledger import Ledger
-from .shards import FORMAT, MANIFEST_FILE, TOKENIZER_FOLDER, Corpus, open_corpus
+from .shards import FORMAT, FORMAT_VERSION, MANIFEST_FILE, TOKENIZER_FOLDER, Corpus, open_corpus
 from .sources import HUB, Document, Unusable, documents, source_files
 from .writer import SPLITS, SplitWriter, split_of, split_records
 
@@ -104,7 +104,7 @@ def prepare(
             ) as bar,
         ):  # fmt: skip
             state = _go_through(work, files, settings, ledger, processes or _cores(), bar)
-        manifest = _finish(work, files, settings, state)
+        manifest = _finish(work, files, settings, tokenizer_folder, state)
         write_json(work / MANIFEST_FILE, manifest)
         put_in_place(work, folder)
         for name in (PLAN_FILE, LEDGER_FILE):
@@ -155,12 +155,19 @@ def _make_vocabulary(
     if target.exists():
         return
     with replacing_folder(target) as staging:
-        if given is not None:
-            copy_tokenizer(given, staging)
-        else:
-            train_vocabulary(_beginning(files, settings.text_field), staging, settings.vocab_size)
-        if not has_vocabulary(staging):
-            raise CorpusError(f"{given}: holds no vocabulary")
+        if given is None:
+            beginning = _beginning(files, settings.text_field)
+            first = next(beginning, None)
+            if first is None:
+                raise _nothing_left(_unusable(files, settings.text_field))
+            texts = itertools.chain([first], beginning)
+            train_vocabulary(texts, staging, settings.vocab_size)
+            return
+        copy_tokenizer(given, staging)
+        try:
+            check_vocabulary(staging, open_vocabulary(staging).get_vocab_size())
+        except TokenizerError as reason:
+            raise TokenizerError(str(reason).replace(str(staging), str(given))) from None
 
 
 def _beginning(files: Sequence[str], field: str) -> Iterator[str]:
@@ -171,6 +178,18 @@ def _beginning(files: Sequence[str], field: str) -> Iterator[str]:
             left -= len(item.text)
             if left <= 0:
                 return
+
+
+def _unusable(files: Sequence[str], field: str) -> list[str]:
+    items = itertools.chain.from_iterable(documents(file, field) for file in files)
+    return [f"{item.where}: {item.reason}" for item in items if isinstance(item, Unusable)]
+
+
+def _nothing_left(unusable: Sequence[str]) -> CorpusError:
+    reasons = Counter(named.rpartition(": ")[2] for named in unusable)
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    first = f", the first {unusable[0]}" if unusable else ""
+    return CorpusError(f"no document is left to train on ({counted or 'none was found'}{first})")
 
 
 def _go_through(
@@ -274,20 +293,25 @@ def _encode_chunk(chunk: Chunk, words: Path, near: bool) -> list[Encoded]:
 
 
 def _finish(
-    work: Path, files: Sequence[str], settings: PrepareSettings, state: dict[str, Any]
+    work: Path,
+    files: Sequence[str],
+    settings: PrepareSettings,
+    given: Path | None,
+    state: dict[str, Any],
 ) -> dict[str, Any]:
     vocab_size = open_vocabulary(work / TOKENIZER_FOLDER).get_vocab_size()
     splits = split_records(work, vocab_size, settings)
     if splits is None:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in state["unusable"].items())
-        first = f", the first {state['named'][0]}" if state["named"] else ""
-        raise CorpusError(f"no document is left to train on ({reasons or 'none was found'}{first})")
+        raise _nothing_left(_unusable(files, settings.text_field))
     return {
         "format": FORMAT,
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "vocab_size": vocab_size,
         "tokenizer_sha256": _words_sha256(work / TOKENIZER_FOLDER),
-        "settings": asdict(settings),
+        "settings": {
+            **asdict(settings),
+            "vocab_size": None if given is not None else settings.vocab_size,
+        },
         "sources": [{"file": file, "bytes": _stamp(file)[0]} for file in files],
         "documents": {
             "seen": state["seen"],

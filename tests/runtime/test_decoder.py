@@ -35,6 +35,23 @@ def test_steps_equal_whole_passes(variants: dict[str, Model], name: str) -> None
         assert difference < TOLERANCE[name], f"row {row} differs by {difference}"
 
 
+@pytest.mark.parametrize("name", TOLERANCE)
+def test_a_peek_is_a_whole_pass_and_leaves_no_trace(variants: dict[str, Model], name: str) -> None:
+    model = variants[name]
+    prompt = np.arange(40, 60)
+    decoder = model.open_decoder(1, 28)
+    decoder.prefill(prompt[None], np.ones((1, 20), np.int64))
+    for length in (3, 8, 1):
+        more = NEW[:length, 0]
+        peeked = decoder.peek(more[None])
+        whole = model.logits(np.concatenate([prompt, more])[None])[0, 20:]
+        assert peeked.shape == (1, length, model.config.vocab_size)
+        assert np.abs(peeked[0] - whole).max() < TOLERANCE[name]
+    stepped = decoder.step(NEW[:1, 1]).copy()
+    whole = model.logits(np.append(prompt, NEW[0, 1])[None])[:, -1]
+    assert np.abs(stepped - whole).max() < TOLERANCE[name]
+
+
 def test_the_fused_cache_is_written_in_place(model: Model) -> None:
     decoder = model.open_decoder(2, 32)
     ids = np.arange(12).reshape(2, 6)

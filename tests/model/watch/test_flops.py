@@ -16,7 +16,7 @@ def test_the_formula_is_what_pytorch_counts(tied: bool) -> None:
     config = GPT2Config(
         vocab_size=96, n_positions=32, n_embd=32, n_layer=3, n_head=2, tie_word_embeddings=tied
     )
-    model, ids = initialize(GPT2(config), seed=0), torch.zeros((2, 32), dtype=torch.int64)
+    model, ids = initialize(GPT2(config), seed=0).eval(), torch.zeros((2, 32), dtype=torch.int64)
     mask = torch.ones_like(ids)  # attention written out, as the formula counts it
     counter = FlopCounterMode(display=False)
     with counter:

@@ -1,0 +1,1 @@
+"""Zero-shot tasks, asked of the original and of each variant, item by item."""

@@ -1,0 +1,65 @@
+"""A task: how to read its data, what to ask of each row, and what to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import EvalError, PromptError
+from .metrics import Metric
+from .requests import Item
+from .rows import BadRow, Row, Rows, read_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A definition, and nothing that runs."""
+
+    name: str
+    paper: str
+    """Whose task, and whose way of scoring."""
+    items: Callable[[Row], Iterable[Item]]
+    """What is asked about one row; raises EvalError where the row is malformed."""
+    metrics: tuple[Metric, ...]
+    read: Callable[[Sequence[Path]], Rows] = read_table
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The items of a task, and the rows that gave none."""
+
+    items: tuple[Item, ...]
+    bad: tuple[BadRow, ...]
+
+
+def collect(
+    task: Task, rows: Rows, source: str, *, limit: int | None = None, skip_bad: bool = False
+) -> Collected:
+    """Items of the rows, the first `limit` of them.
+
+    Raises EvalError for no item at all, and, unless `skip_bad`, for any malformed row, with their
+    number and the first. Rows after the last item that is asked for are not looked at.
+    """
+    items: list[Item] = []
+    bad: list[BadRow] = []
+    for row in rows:
+        if isinstance(row, BadRow):
+            bad.append(row)
+            continue
+        try:
+            items += task.items(row)
+        except (EvalError, PromptError) as reason:
+            bad.append(BadRow(row.where, str(reason)))
+        if limit is not None and len(items) >= limit:
+            break
+    if bad and not (skip_bad and items):
+        count = "1 row" if len(bad) == 1 else f"{len(bad):,} rows"
+        advice = "" if skip_bad else "; --skip-bad leaves such rows out"
+        raise EvalError(
+            f"{source}: {count} cannot be used as {task.name}, the first at {bad[0].where}: "
+            f"{bad[0].reason}{advice}"
+        )
+    if not items:
+        raise EvalError(f"{source}: holds no item of {task.name}")
+    return Collected(tuple(items[:limit]), tuple(bad))
