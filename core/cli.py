@@ -15,8 +15,9 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from . import __version__
-from .cli_check import bench, evaluate, info
+from .cli_check import bench, info
 from .cli_data import data
+from .cli_eval import evaluate
 from .cli_harness import lm_eval
 from .cli_make import export, quantize
 from .cli_run import generate
@@ -52,7 +53,7 @@ BROKEN_PIPE = 141
 Exit codes:
   0    done
   1    a check failed: a graph differs from the original, or a variant drifted too far
-  2    bad input or usage, or the command could not run
+  2    bad input or usage, or the command could not run, or a gate could not decide
   130  interrupted
   141  the reader of the output went away
 \b
@@ -75,12 +76,14 @@ for command in (data, train, plot, export, quantize, generate, evaluate, lm_eval
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; every failure is one line on stderr and an exit code."""
     _prepare_streams()
+    typed = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             result = cli.main(
                 args=None if arguments is None else list(arguments),
                 prog_name="gpt2edge",
+                obj=("gpt2edge", *typed),  # what a report says to type again
                 standalone_mode=False,
             )
         sys.stdout.flush()

@@ -1,144 +1,24 @@
-"""The verbs that look and measure: eval, bench, info."""
+"""The verbs that look: bench, info."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from .bundle import MANIFEST, Bundle
 from .cli_make import example, json_option, threads_option
 from .config import PRESETS, GPT2Config, preset
-from .errors import ConfigError, EvalError
-from .files import check_writable, write_file
+from .errors import ConfigError
 from .parameters import ParameterCounts, count_parameters
-
-if TYPE_CHECKING:
-    from .evals import EvalReport
 
 _PATH = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-_variants = click.option(
+variants_option = click.option(
     "--variant", "variants", multiple=True, help="Only this one; may be given several times."
 )
-
-
-def _share(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
-    from .evals import parse_share
-
-    return None if value is None else parse_share(value)
-
-
-def _gate(name: str, text: str) -> Callable[[_Function], _Function]:
-    return click.option(name, callback=_share, metavar="SHARE", help=text)
-
-
-@click.command(
-    "eval",
-    short_help="Perplexity and drift of every variant, with a gate.",
-    epilog=example(
-        "gpt2edge eval bundle --against checkpoint --text book.txt --max-ppl-increase 1%"
-    ),
-)
-@click.argument("bundle", type=_PATH)
-@click.option("--against", required=True, help="The original: a checkpoint folder or a Hub id.")
-@click.option("--text", type=_PATH, required=True, help="A UTF-8 text that was not trained on.")
-@_variants
-@click.option("--window", type=_COUNT, help="Tokens fed at once; default: the context window.")
-@click.option("--stride", type=_COUNT, help="New tokens scored a window; default: half of it.")
-@click.option("--max-tokens", type=_COUNT, help="Only so many tokens of the text.")
-@click.option("--lambada", type=_PATH, help='A JSONL file of {"text": ...} for last-word accuracy.')
-@click.option("--limit", type=_COUNT, help="Only so many LAMBADA passages.")
-@_gate("--max-ppl-increase", "Fail above this, as 1% or 0.01.")
-@_gate("--min-top1-agreement", "Fail below this, as 97% or 0.97.")
-@click.option("--max-mean-kl", type=float, help="Fail above this, in nats.")
-@click.option("--max-p99-kl", type=float, help="Fail above this, in nats.")
-@click.option("--max-logit-diff", type=float, help="Fail above this.")
-@_gate("--max-lambada-drop", "Fail above this loss of accuracy.")
-@click.option("--provider", default="cpu", show_default=True)
-@threads_option
-@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it.")
-@click.option("--markdown", "markdown_file", type=_PATH, help="Write the table as Markdown.")
-@click.option("--picture", "picture_file", type=_PATH, help="Draw size against drift, as PNG.")
-def evaluate(
-    bundle: Path,
-    against: str,
-    text: Path,
-    variants: tuple[str, ...],
-    window: int | None,
-    stride: int | None,
-    max_tokens: int | None,
-    lambada: Path | None,
-    limit: int | None,
-    provider: str,
-    threads: int | None,
-    json_file: str | None,
-    markdown_file: Path | None,
-    picture_file: Path | None,
-    **thresholds: float | None,
-) -> int:
-    """Compare every variant of BUNDLE with the original, on the same windows of a text.
-
-    Exit code 0: within every threshold (or none was given); 1: drifted; 2: could not run.
-    """
-    from .evals import Thresholds
-    from .evals import evaluate as run
-
-    limits = Thresholds(**thresholds)
-    for file in (markdown_file, picture_file, json_file):
-        if file is not None and file != "-":
-            check_writable(Path(file))
-    if picture_file is not None:
-        import matplotlib  # noqa: F401 (here, so that its absence is no surprise at the end)
-    opened = Bundle.open(bundle)
-    report = run(
-        opened,
-        against,
-        _read_text(text),
-        variants=variants,
-        window=window,
-        stride=stride,
-        max_tokens=max_tokens,
-        lambada=lambada,
-        limit=limit,
-        thresholds=limits,
-        provider=provider,
-        threads=threads,
-        text_source=str(text),
-    )
-    _deliver(report, json_file, markdown_file, picture_file)
-    return report.exit_code
-
-
-def _deliver(
-    report: EvalReport, json_file: str | None, markdown: Path | None, picture: Path | None
-) -> None:
-    # Files first: a pipe that closes early must not cost the report. But the table in any case.
-    data = json.dumps(report.to_dict(), indent=2)
-    try:
-        if json_file not in (None, "-"):
-            write_file(Path(str(json_file)), data + "\n")
-        if markdown is not None:
-            write_file(markdown, report.to_markdown())
-        if picture is not None:
-            from .evals import draw_drift
-
-            draw_drift(report, picture)
-    finally:
-        click.echo(data if json_file == "-" else report.to_table())
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")  # newlines as they are: the report has its sha256
-    except OSError as reason:
-        raise EvalError(f"{path}: cannot be read: {reason.strerror}") from None
-    except UnicodeDecodeError as reason:
-        raise EvalError(f"{path}: is not UTF-8: {reason}") from None
 
 
 @click.command(
@@ -146,7 +26,7 @@ def _read_text(path: Path) -> str:
     epilog=example("gpt2edge bench bundle --variant int4 --threads 2"),
 )
 @click.argument("bundle", type=_PATH)
-@_variants
+@variants_option
 @click.option("--prompt-tokens", type=_COUNT, default=128, show_default=True)
 @click.option("--new-tokens", type=_COUNT, default=64, show_default=True)
 @click.option("--repeats", type=_COUNT, default=3, show_default=True)

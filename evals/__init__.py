@@ -1,8 +1,9 @@
 """Is it still the same model? Perplexity, drift and zero-shot accuracy against the original."""
 
+from .bootstrap import Interval, Resampling
 from .drift import Drift, token_drift
 from .evaluate import evaluate
-from .gate import Thresholds, Verdict, parse_share
+from .gate import Outcome, Thresholds, Verdict, parse_share
 from .lambada import LambadaResult
 from .picture import draw_drift
 from .report import EvalReport
@@ -13,8 +14,11 @@ from .windows import Window, sliding_windows
 __all__ = [
     "Drift",
     "EvalReport",
+    "Interval",
     "LambadaResult",
+    "Outcome",
     "Perplexity",
+    "Resampling",
     "Thresholds",
     "VariantResult",
     "Verdict",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +28,12 @@ class Interval:
 
     low: float
     high: float
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Interval:
+        """JSON has no infinity: null stands for it."""
+        low, high = data["low"], data["high"]
+        return cls(-math.inf if low is None else low, math.inf if high is None else high)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,9 @@ The original runs in PyTorch and each variant on ONNX Runtime.
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +15,29 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..errors import EvalError
-from ..files import sha256_of
 from ..runtime import Model, load
+from .baseline import Baseline, check_comparable, compare
+from .bootstrap import Resampling
+from .breakdown import Breakdown, context_lengths, token_counts
 from .gate import Thresholds
+from .generation import Continuations, GenerationDrift
 from .lambada import LambadaResult, MaskedLogits, Passage, read_passages, score_passages
 from .original import Original, common_tokenizer, torch_threads
+from .provenance import lambada_facts, text_facts, tool_versions, weights_sha256
 from .report import EvalReport
 from .results import Scored, VariantResult
-from .tally import tally_windows
-from .windows import sliding_windows
+from .scores import Ints
+from .tally import Tally, tally_windows
+from .text_source import EvalText
+from .windows import Window, sliding_windows
 
-_TOOLS = ("gpt2edge", "torch", "onnxruntime", "numpy", "tiktoken")
+NEW_TOKENS = 64
 
 
 def evaluate(
     bundle: Bundle,
     checkpoint: str | Path,
-    text: str,
+    text: str | EvalText,
     *,
     variants: Sequence[str] | None = None,
     window: int | None = None,
@@ -42,11 +45,13 @@ def evaluate(
     max_tokens: int | None = None,
     lambada: Path | None = None,
     limit: int | None = None,
+    generate: int = 0,
     thresholds: Thresholds | None = None,
+    resampling: Resampling | None = None,
+    baseline: Baseline | None = None,
     provider: str = "cpu",
     threads: int | None = None,
     progress: bool = True,
-    text_source: str = "",
 ) -> EvalReport:
     """Perplexity and drift of the bundle's variants (None: all) against the checkpoint, on `text`.
 
@@ -55,25 +60,37 @@ def evaluate(
             None: half the window.
         max_tokens: only the first so many tokens of the text.
         lambada: a JSONL file of passages; `limit` takes the first so many.
+        generate: how many prompts, taken from the text, are continued greedily by `NEW_TOKENS`
+            tokens, to see where a variant first writes another one than the original.
         thresholds: what `EvalReport.exit_code` is decided by.
+        resampling: how sure the numbers are said to be; None: 95%, seed 0.
+        baseline: an earlier run on the same text and original, to compare with.
 
-    Raises EvalError when something cannot be compared: another model or vocabulary, a text too
-    short, a passage that cannot be used, an original that is broken; all but the last before
-    anything is measured. A variant whose numbers are not finite is reported so and never passes.
+    Raises EvalError when something cannot be compared: another model or vocabulary, a text shorter
+    than a window, a passage that cannot be used, an original that is broken; all but the last
+    before anything is measured. A variant whose numbers are not finite is reported so and never
+    passes.
     """
     from ..model.weights import load_checkpoint
 
-    limits = thresholds or Thresholds()
+    limits, how = thresholds or Thresholds(), resampling or Resampling()
     if limits.max_lambada_drop is not None and lambada is None:
         raise EvalError("max_lambada_drop was given and no LAMBADA file to measure it on")
+    source = EvalText(text=text) if isinstance(text, str) else text
     length, step = _window(bundle, window, stride)
+    bundle.verify()  # the report says with which files it was made
     models = _open_variants(bundle, variants, provider, threads)
     original = load_checkpoint(checkpoint)
-    tokenizer = common_tokenizer(bundle, models[0], original, text)
-    tokens = np.asarray(tokenizer.encode(text)[:max_tokens], np.int64)
-    if max_tokens is not None:
-        text = tokenizer.decode(tokens.tolist())
-    windows = sliding_windows(len(tokens), length=length, stride=step)
+    tokenizer = common_tokenizer(bundle, models[0], original, source.text)
+    tokens = np.asarray(tokenizer.encode(source.text)[:max_tokens], np.int64)
+    read = source.text if max_tokens is None else tokenizer.decode(tokens.tolist())
+    windows = _windows(tokens, length, step)
+    facts, weights = (
+        text_facts(source, read, len(tokens), max_tokens),
+        weights_sha256(original.files),
+    )
+    if baseline is not None:
+        check_comparable(baseline, text=facts, window=length, stride=step, weights=weights)
     passages = (
         read_passages(lambada, tokenizer.encode, window=bundle.config.n_positions, limit=limit)
         if lambada is not None
@@ -81,51 +98,61 @@ def evaluate(
     )
 
     run_original = Original(original)
+    runs: list[MaskedLogits] = [run_original, *(model.logits for model in models)]
     with torch_threads(threads):
+        continued = _continue(tokens, run_original, generate, bundle.config.n_positions)
         with _bar(len(windows), "windows", progress) as advance:
             tallies = tally_windows(
                 tokens, windows, run_original, [model.logits for model in models],
                 vocab_size=bundle.config.vocab_size, on_batch=advance,
             )  # fmt: skip
-        last_words = _score_lambada(
-            passages, [run_original, *(model.logits for model in models)], progress
-        )
-    words, size = len(text.split()), len(text.encode())
+        last_words = _score_lambada(passages, runs, progress)
+        generated = _compare_continuations(continued, models, progress)
     scored = [
-        Scored(perplexity=tally.perplexity(words=words, size=size), lambada=last_word)
+        Scored(
+            perplexity=tally.perplexity(words=facts["words"], size=facts["bytes"]),
+            lambada=last_word,
+        )
         for tally, last_word in zip(tallies, last_words, strict=True)
     ]
+    results = tuple(
+        VariantResult.of(
+            name=model.variant.name,
+            precision=str(model.variant.precision),
+            size_bytes=bundle.bytes_of(model.variant),
+            scored=score,
+            original=scored[0],
+            drift=tally.drift_from(tallies[0]),
+            intervals=tally.intervals_from(tallies[0], how),
+            breakdown=_breakdown(tokens, windows, tallies[0], tally),
+            generation=generation,
+            thresholds=limits,
+            confidence=how.confidence,
+        )
+        for model, tally, score, generation in zip(
+            models, tallies[1:], scored[1:], generated, strict=True
+        )
+    )
+    asked = None
+    if lambada is not None:
+        asked = lambada_facts(lambada, passages, results, tokenizer)
     return EvalReport(
         bundle=str(bundle.path),
         checkpoint=original.source,
-        text={
-            "source": text_source,
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "tokens": len(tokens),
-            "words": words,
-            "bytes": size,
-        },
+        text=facts,
         window=length,
         stride=step,
-        lambada=None if lambada is None else _facts(lambada, len(passages)),
+        lambada=asked,
         provider=provider,
         threads=threads,
         thresholds=limits,
-        versions=dict(_versions()),
+        resampling=how.facts(len(tokens) - 1),
+        versions=tool_versions(),
         files={name: record.sha256 for name, record in bundle.manifest.files.items()},
+        weights=weights,
         original=scored[0],
-        variants=tuple(
-            VariantResult.of(
-                name=model.variant.name,
-                precision=str(model.variant.precision),
-                size_bytes=bundle.bytes_of(model.variant),
-                scored=score,
-                original=scored[0],
-                drift=tally.drift_from(tallies[0]),
-                thresholds=limits,
-            )
-            for model, tally, score in zip(models, tallies[1:], scored[1:], strict=True)
-        ),
+        variants=results,
+        baseline=None if baseline is None else compare(baseline, results, asked),
     )
 
 
@@ -136,6 +163,16 @@ def _window(bundle: Bundle, window: int | None, stride: int | None) -> tuple[int
     if length > longest:
         raise EvalError(f"a window of {length} tokens exceeds the context window of {longest}")
     return length, max(1, length // 2) if stride is None else stride
+
+
+def _windows(tokens: Ints, length: int, stride: int) -> list[Window]:
+    windows = sliding_windows(len(tokens), length=length, stride=stride)
+    if len(tokens) < length:
+        raise EvalError(
+            f"the text has {len(tokens)} tokens, fewer than the window of {length}: give a longer "
+            "text, or a smaller window"
+        )
+    return windows
 
 
 def _open_variants(
@@ -156,18 +193,39 @@ def _score_lambada(
         return [score_passages(passages, run, advance) for run in runs]
 
 
-def _facts(lambada: Path, passages: int) -> dict[str, Any]:
-    return {"source": str(lambada), "sha256": sha256_of(lambada), "passages": passages}
+def _continue(tokens: Ints, original: Original, prompts: int, window: int) -> Continuations | None:
+    if not prompts:
+        return None
+    made = Continuations.of(
+        tokens, original.greedy, prompts=prompts, new_tokens=NEW_TOKENS, window=window
+    )
+    if made is None:
+        raise EvalError(f"the text has {len(tokens)} tokens, too few to take prompts from")
+    return made
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-    yield "python", sys.version.split()[0]
-    yield "platform", platform.platform()
-    for name in _TOOLS:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
+def _compare_continuations(
+    continued: Continuations | None, models: Sequence[Model], progress: bool
+) -> list[GenerationDrift | None]:
+    found: list[GenerationDrift | None] = []
+    if continued is None:
+        return [None for _ in models]
+    with _bar(len(models), "variants", progress) as advance:
+        for model in models:
+            found.append(GenerationDrift.of(continued, model.logits))
+            advance(1)
+    return found
+
+
+def _breakdown(
+    tokens: Ints, windows: Sequence[Window], original: Tally, variant: Tally
+) -> Breakdown:
+    # The first window is the longest: a text shorter than one was refused.
+    return Breakdown.of(
+        variant.tokens, original_nll=original.losses, variant_nll=variant.losses,
+        context=context_lengths(windows), counts=token_counts(tokens),
+        window=windows[0].length,
+    )  # fmt: skip
 
 
 @contextmanager

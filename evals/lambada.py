@@ -29,6 +29,8 @@ class Passage:
 
     context: tuple[int, ...]
     target: tuple[int, ...]
+    line: int = 0
+    """Where in its file, from 1."""
 
     @property
     def fed(self) -> tuple[int, ...]:
@@ -43,8 +45,14 @@ class LambadaResult:
     target_perplexity: float
     """exp of the mean loss a target word (not a token)."""
     passages: int
+    outcomes: str
+    """A character a passage, in the file's order: 1 right, 0 wrong."""
 
-    def to_dict(self) -> dict[str, float | int]:
+    @property
+    def correct(self) -> list[bool]:
+        return [outcome == "1" for outcome in self.outcomes]
+
+    def to_dict(self) -> dict[str, float | int | str]:
         return asdict(self)
 
 
@@ -69,9 +77,10 @@ def read_passages(
         if line.strip():
             where = f"{path}:{number}"
             try:
-                passages.append(_passage(line, where, encode, window))
+                context, target = _passage(line, where, encode, window)
             except PromptError as reason:  # a lone surrogate, which JSON can spell
                 raise EvalError(f"{where}: {reason}") from None
+            passages.append(Passage(context, target, number))
     if not passages:
         raise EvalError(f"{path}: holds no passage")
     return passages
@@ -107,6 +116,7 @@ def score_passages(
         accuracy_stderr=float(np.sqrt(accuracy * (1 - accuracy) / len(passages))),
         target_perplexity=exp_or_inf(float(nll.mean())),
         passages=len(passages),
+        outcomes="".join("1" if one else "0" for one in right),
     )
 
 
@@ -124,7 +134,9 @@ def _batches(passages: Sequence[Passage]) -> Iterator[list[int]]:
         yield batch
 
 
-def _passage(line: str, where: str, encode: Callable[[str], list[int]], window: int) -> Passage:
+def _passage(
+    line: str, where: str, encode: Callable[[str], list[int]], window: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as reason:
@@ -139,4 +151,4 @@ def _passage(line: str, where: str, encode: Callable[[str], list[int]], window: 
     room = window + 1 - len(target)
     if room < 1:
         raise EvalError(f"{where}: its last word alone fills the window of {window} tokens")
-    return Passage(tuple(encode(context)[-room:]), tuple(target))
+    return tuple(encode(context)[-room:]), tuple(target)

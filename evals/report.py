@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import Any
 
-from ..errors import ConfigError, EvalError
-from .gate import Thresholds
+from ..errors import EvalError
+from ..files import quoted
+from . import tables
+from .change_table import change_rows, change_title
+from .gate import Outcome, Thresholds
+from .markdown import to_markdown
 from .results import Scored, VariantResult
 
 FORMAT = "gpt2edge-eval"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +30,36 @@ class EvalReport:
     window: int
     stride: int
     lambada: Mapping[str, Any] | None
+    """The file, and of every passage that a variant answered otherwise its line and last word."""
     provider: str
     threads: int | None
     thresholds: Thresholds
+    resampling: Mapping[str, Any]
+    """How intervals were made."""
     versions: Mapping[str, str]
     files: Mapping[str, str]
     """sha256 of every file of the bundle."""
+    weights: Mapping[str, str]
+    """sha256 of the files of the original's weights."""
+    command: tuple[str, ...] = ()
+    """What was typed; empty where the report was made in Python."""
+    config: Mapping[str, str] | None = None
+    """Path and sha256 of the file that thresholds were read from."""
     original: Scored
     variants: tuple[VariantResult, ...]
+    baseline: Mapping[str, Any] | None = None
+    """What changed since an earlier run: see `baseline.compare`."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst of the variants'."""
+        return Outcome.of_all(variant.outcome for variant in self.variants)
 
     @property
     def exit_code(self) -> int:
-        """0: every threshold holds (or none was given); 1: a variant drifted or is broken."""
-        return 0 if all(variant.passed for variant in self.variants) else 1
+        """0: every threshold holds (or none was given); 1: a variant drifted or is broken;
+        2: none did, but the text is too short to pass all of them."""
+        return {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.UNDECIDED: 2}[self.outcome]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: a number that is not finite becomes null."""
@@ -46,6 +68,7 @@ class EvalReport:
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,
                 **asdict(self),
+                "outcome": self.outcome,
                 "exit_code": self.exit_code,
             }
         )
@@ -59,103 +82,67 @@ class EvalReport:
         if data.get("format_version") != FORMAT_VERSION:
             raise EvalError(
                 f"the report has format version {data.get('format_version')!r}, "
-                f"but this gpt2edge reads {FORMAT_VERSION}"
+                f"but this gpt2edge reads {FORMAT_VERSION}; run the evaluation again to make one"
             )
-        derived = {"format", "format_version", "exit_code"}
+        derived = {"format", "format_version", "outcome", "exit_code"}
         try:
+            _check_kinds(data)
             return cls(
                 **{
                     **{key: value for key, value in data.items() if key not in derived},
                     "thresholds": Thresholds(**data["thresholds"]),
+                    "command": tuple(data["command"]),
                     "original": Scored.from_dict(data["original"]),
                     "variants": tuple(map(VariantResult.from_dict, data["variants"])),
                 }
             )
-        except (KeyError, TypeError, AttributeError, ConfigError) as reason:
+        except (KeyError, TypeError, ValueError, AttributeError) as reason:
             raise EvalError(f"the report is damaged: {reason}") from None
 
     def to_table(self) -> str:
-        """The table as text of fixed width."""
-        rows = self._rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join([self._title(), "", *lines, *self._failures()])
+        """The table as text of fixed width, what did not pass, and notes."""
+        table = tables.text_table(tables.table_rows(self))
+        notes = [*tables.flips(self), *tables.divergences(self)]
+        parts = [[tables.title(self)], table, tables.problems(self), notes]
+        if self.baseline is not None:
+            changes = tables.text_table(change_rows(self))
+            parts.append([change_title(self), "", *changes])
+        return "\n\n".join("\n".join(part) for part in parts if part)
 
     def to_markdown(self) -> str:
-        """The table for a pull request."""
-        head, *rows = self._rows()
-        lines = [f"| {' | '.join(row)} |" for row in rows]
-        rule = f"| --- |{' ---: |' * (len(head) - 1)}"
-        failures = self._failures()
-        return "\n".join(
-            [self._title(), "", f"| {' | '.join(head)} |", rule, *lines, *failures, ""]
-        )
-
-    def _title(self) -> str:
-        text = self.text
-        source = f" of {text['source']}" if text["source"] else ""
-        return (
-            f"{self.bundle} against {self.checkpoint}: {self.original.perplexity.tokens:,} tokens"
-            f"{source}, window {self.window}, stride {self.stride}"
-        )
-
-    def _rows(self) -> list[list[str]]:
-        head = ["variant", "MB", "ppl", "ppl +%", "mean KL", "p99 KL", "top-1 %", "max diff"]
-        original = ["original", "", _number(self.original.perplexity.per_token, 3)]
-        rows = [[*original, *[""] * (len(head) - len(original))]]
-        for variant in self.variants:
-            drift = variant.drift
-            rows.append(
-                [
-                    variant.name,
-                    f"{variant.size_bytes / 1e6:.1f}",
-                    _number(variant.scored.perplexity.per_token, 3),
-                    drift.ppl_percent,
-                    f"{drift.mean_kl_nats:.2e}",
-                    f"{drift.p99_kl_nats:.2e}",
-                    f"{100 * drift.top1_agreement:.2f}",
-                    _number(drift.max_abs_logit_diff, 4),
-                ]
-            )
-        if self.original.lambada is not None:
-            head.append("LAMBADA %")
-            for row, scored in zip(
-                rows, (self.original, *(v.scored for v in self.variants)), strict=True
-            ):
-                row.append(f"{100 * scored.lambada.accuracy:.2f}" if scored.lambada else "")
-        if self.thresholds.any or self.exit_code:
-            head.append("verdict")
-            for row, result in zip(rows, (None, *self.variants), strict=True):
-                row.append("" if result is None else "pass" if result.passed else "FAIL")
-        return [head, *rows]
-
-    def _failures(self) -> list[str]:
-        lines = [
-            f"FAIL {variant.name}: its logits are not finite numbers"
-            for variant in self.variants
-            if not variant.sound
-        ]
-        lines += [
-            f"FAIL {variant.name}: {verdict.threshold} is {verdict.measured:.4g}, "
-            f"the limit {verdict.limit:g}"
-            for variant in self.variants
-            for verdict in variant.verdicts
-            if variant.sound and not verdict.passed
-        ]
-        return ["", *lines] if lines else []
+        """A comment for a pull request."""
+        return to_markdown(self)
 
 
-def _aligned(row: list[str], widths: list[int]) -> list[str]:
-    first, *rest = [
-        cell.ljust(width) if i == 0 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
-    return [first, *rest]
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "bundle": (str,),
+    "checkpoint": (str,),
+    "text": (dict,),
+    "window": (int,),
+    "stride": (int,),
+    "lambada": (dict, NoneType),
+    "resampling": (dict,),
+    "versions": (dict,),
+    "files": (dict,),
+    "weights": (dict,),
+    "config": (dict, NoneType),
+    "baseline": (dict, NoneType),
+}
+_INSIDE = {
+    "text": ("source", "form", "files", "sha256", "max_tokens", "tokens", "words", "bytes"),
+    "resampling": ("confidence", "method", "seed", "resamples", "blocks", "block_tokens"),
+    "lambada": ("source", "sha256", "passages", "flipped"),
+}
 
 
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.3e}"
+def _check_kinds(data: Mapping[str, Any]) -> None:
+    """Raise TypeError or KeyError for what those who read a report could stumble over."""
+    for key, kinds in _KINDS.items():
+        if type(data[key]) not in kinds:
+            raise TypeError(f"{key} is {quoted(data[key])}")
+    for key, names in _INSIDE.items():
+        for name in names if data[key] is not None else ():
+            data[key][name]
 
 
 def _finite(value: Any) -> Any:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import EvalError
-from .drift import Drift, TokenDrift, token_drift
+from .bootstrap import Interval, Resampling
+from .drift import Drift, TokenDrift, drift_intervals, token_drift
 from .scores import Floats, Floats32, Ints, Logits, Perplexity, log_total, token_nll
 from .windows import Window, batches
 
@@ -27,15 +28,28 @@ class Tally:
     drift: list[TokenDrift] = field(default_factory=list)
     """From the original; empty for the original itself."""
 
+    @property
+    def losses(self) -> Floats:
+        """Of every scored token, in nats."""
+        return np.concatenate(self.nll)
+
+    @property
+    def tokens(self) -> TokenDrift:
+        """Drift at every scored token."""
+        return TokenDrift.join(self.drift)
+
     def perplexity(self, *, words: int, size: int) -> Perplexity:
-        return Perplexity.of(np.concatenate(self.nll), words=words, size=size)
+        return Perplexity.of(self.losses, words=words, size=size)
 
     def drift_from(self, original: Tally) -> Drift:
-        return Drift.of(
-            TokenDrift.join(self.drift),
-            original_nll=np.concatenate(original.nll),
-            variant_nll=np.concatenate(self.nll),
-        )
+        return Drift.of(self.tokens, original_nll=original.losses, variant_nll=self.losses)
+
+    def intervals_from(self, original: Tally, how: Resampling) -> dict[str, Interval]:
+        """Of `drift_from`'s numbers, by their names there; empty where the text is too short."""
+        return drift_intervals(
+            self.tokens, original_nll=original.losses, variant_nll=self.losses,
+            how=how,
+        )  # fmt: skip
 
 
 def tally_windows(

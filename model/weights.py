@@ -29,6 +29,8 @@ class Checkpoint:
     model: GPT2
     source: str
     tokenizer_folder: Path | None
+    files: tuple[Path, ...] = ()
+    """Where the weights were read from."""
 
     @property
     def config(self) -> GPT2Config:
@@ -61,7 +63,8 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     tokenizer_folder = folder if has_vocabulary(folder) else None
     if tokenizer_folder:
         check_vocabulary(tokenizer_folder, config.vocab_size)
-    return Checkpoint(model.eval(), str(source), tokenizer_folder)
+    files = tuple(sorted({stored.file for stored in weights.values()}))
+    return Checkpoint(model.eval(), str(source), tokenizer_folder, files)
 
 
 def random_checkpoint(preset_name: str, *, seed: int) -> Checkpoint:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import shlex
 import shutil
@@ -13,7 +15,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,7 +27,7 @@ from gpt2edge.cli import main
 from gpt2edge.model import save_checkpoint, train_vocabulary
 from gpt2edge.model.gpt2 import GPT2, initialize
 
-TEXT = "the cat sat on the mat and the dog sat on the log. " * 40
+TEXT = "the cat sat on the mat and the dog sat on the log. " * 80
 VERBS = (
     "data",
     "train",
@@ -324,20 +328,140 @@ def test_the_exit_code_of_an_eval(run: Run, checkpoint: Path, bundle: Path, tmp_
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     base = ["eval", bundle, "--against", checkpoint, "--text", text, "--window", 32]
-    files = ["--json", tmp_path / "r.json", "--markdown", tmp_path / "r.md"]
-    result = run(*base, *files, "--picture", tmp_path / "r.png")
+    files = [
+        word for kind in ("json", "markdown", "html", "junit", "picture")
+        for word in (f"--{kind}", tmp_path / f"r.{kind}")
+    ]  # fmt: skip
+    result = run(*base, *files)
     assert result.code == 0
     assert "int4" in result.out
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["exit_code"] == 0
+    assert report["command"] == ["gpt2edge", *(str(word) for word in (*base, *files))]
+    weights = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    assert report["weights"] == {"model.safetensors": weights}
+    digest = hashlib.sha256(text.read_bytes()).hexdigest()
+    assert report["text"]["sha256"] == report["text"]["files"][str(text)] == digest
     assert report["text"]["tokens"] > 100
-    assert "| int4 |" in (tmp_path / "r.md").read_text()
-    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    assert "| int4 |" in (tmp_path / "r.markdown").read_text()
+    assert shlex.join(report["command"]) in (tmp_path / "r.markdown").read_text()
+    assert "<svg" in (tmp_path / "r.html").read_text()
+    assert len(ElementTree.parse(tmp_path / "r.junit").findall(".//testcase")) == 4
+    assert (tmp_path / "r.picture").read_bytes().startswith(b"\x89PNG")
     only = ["--variant", "fp32"]
     assert run(*base, *only, "--max-ppl-increase", "1%", "--min-top1-agreement", "0.99").code == 0
     strict = run(*base, "--variant", "int4", "--max-mean-kl", "0", "--json", "-")
     assert strict.code == 1
-    assert json.loads(strict.out)["variants"][0]["verdicts"][0]["passed"] is False
+    assert json.loads(strict.out)["variants"][0]["verdicts"][0]["outcome"] == "fail"
+    few = run(*base, *only, "--max-mean-kl", "1", "--max-tokens", 200)
+    assert few.code == 2
+    assert "undecided fp32: max_mean_kl" in few.out
+
+
+def test_an_eval_of_wikitext_and_of_a_folder(
+    run: Run, checkpoint: Path, bundle: Path, tmp_path: Path
+) -> None:
+    words = " the cat sat , on the mat . \n" * 60
+    (tmp_path / "wiki.tokens").write_text(words)
+    base = ["eval", bundle, "--against", checkpoint, "--variant", "int4", "--json", "-"]
+    wiki = json.loads(run(*base, "--wikitext", tmp_path / "wiki.tokens", "--generate", 2).out)
+    assert wiki["text"]["words"] == 60 * 9
+    assert wiki["text"]["bytes"] == len("the cat sat, on the mat.\n") * 60
+    scored = wiki["original"]["perplexity"]
+    total = scored["nll_nats"] * scored["tokens"]
+    assert scored["per_word"] == pytest.approx(math.exp(total / (60 * 9)))
+    assert wiki["variants"][0]["generation"]["prompts"] == 2
+    assert len(wiki["variants"][0]["breakdown"]["by_position"]) == 10
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(TEXT)
+    folder = json.loads(run(*base, "--text", tmp_path).out)
+    assert len(folder["text"]["files"]) == 2
+    assert folder["text"]["bytes"] == 2 * len(TEXT) + 2
+
+
+def test_thresholds_of_a_project(
+    run: Run, checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text(TEXT)
+    base = ["eval", bundle, "--against", checkpoint, "--text", "text.txt", "--variant", "int4"]
+    Path("gpt2edge.toml").write_text('[eval.thresholds]\nmax_ppl_increase = "0%"\n')
+    strict = run(*base, "--seed", 3, "--resamples", 200, "--confidence", "90%", "--json", "-")
+    assert strict.code in (1, 2)
+    report = json.loads(strict.out)
+    assert report["thresholds"]["max_ppl_increase"] == 0
+    wanted = {"seed": 3, "resamples": 200, "confidence": 0.9}
+    assert wanted.items() <= report["resampling"].items()
+    assert run(*base, "--max-ppl-increase", "900%").code == 0  # the option wins
+    Path("lax.toml").write_text("[eval.thresholds]\nmax_mean_kl = 90.0\n")
+    assert run(*base, "--config", "lax.toml").code == 0
+    Path("gpt2edge.toml").write_text("[eval.thresholds]\nmax_moon = 1\n")
+    failed(run(*base), "gpt2edge.toml", "max_moon", "max_mean_kl")
+    failed(run(*base, "--config", "none.toml"), "none.toml")
+    failed(run(*base, "--config", "lax.toml", "--confidence", "3%"), "confidence")
+    failed(run(*base, "--config", "lax.toml", "--resamples", "3"), "resamples")
+
+
+def test_an_eval_of_another_vocabulary(
+    run: Run, checkpoint: Path, bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT + "xaxe")
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    ids = json.loads((other / "vocab.json").read_text())
+    ids["a"], ids["e"] = ids["e"], ids["a"]
+    (other / "vocab.json").write_text(json.dumps(ids))
+    done = run("eval", bundle, "--against", other, "--text", tmp_path / "text.txt")
+    failed(done, "tokenize the text differently")
+
+
+def test_logits_that_are_no_numbers_never_pass(
+    run: Run, checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpt2edge.evals.original import Original
+    from gpt2edge.runtime import Model
+
+    (tmp_path / "text.txt").write_text(TEXT)
+    base = ["eval", bundle, "--against", checkpoint, "--text", tmp_path / "text.txt"]
+    files = ["--json", tmp_path / "r.json", "--html", tmp_path / "r.html"]
+    with monkeypatch.context() as patch:
+        logits = Model.logits
+        patch.setattr(Model, "logits", lambda *given: logits(*given) * np.nan)
+        for limits in ([], ["--max-ppl-increase", "900%"], ["--min-top1-agreement", "0"]):
+            done = run(*base, *files, *limits, "--generate", 1)
+            assert done.code == 1
+            assert "FAIL int8: its logits are not finite numbers" in done.out
+            assert json.loads((tmp_path / "r.json").read_text())["outcome"] == "fail"
+            assert "FAIL: 4 of 4 fail" in (tmp_path / "r.html").read_text()
+    called = Original.__call__
+    monkeypatch.setattr(Original, "__call__", lambda *given: called(*given) * np.nan)
+    failed(run(*base), "the original's logits are not finite numbers")
+
+
+def test_a_bundle_that_is_not_what_it_says_is_not_evaluated(
+    run: Run, checkpoint: Path, copy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    weights = bytearray((copy / "onnx/model_int8.onnx_data").read_bytes())
+    weights[-1] ^= 1
+    (copy / "onnx/model_int8.onnx_data").write_bytes(weights)
+    done = run("eval", copy, "--against", checkpoint, "--text", tmp_path / "text.txt")
+    failed(done, "model_int8.onnx_data", "sha256")
+
+
+def test_an_eval_beside_an_earlier_one(
+    run: Run, checkpoint: Path, bundle: Path, tmp_path: Path
+) -> None:
+    text, earlier = tmp_path / "text.txt", tmp_path / "earlier.json"
+    text.write_text(TEXT)
+    base = ["eval", bundle, "--against", checkpoint, "--variant", "int8", "--text", text]
+    assert run(*base, "--json", earlier).code == 0
+    result = run(*base, "--baseline", earlier)
+    assert result.code == 0
+    assert f"Since {earlier}." in result.out
+    assert "->" in result.out
+    failed(run(*base, "--baseline", earlier, "--stride", 9), "earlier.json", "stride", "32", "9")
+    earlier.write_text("{")
+    failed(run(*base, "--baseline", earlier), "earlier.json", "not JSON")
 
 
 def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
@@ -352,7 +476,15 @@ def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_pat
     failed(run(*base, "--max-ppl-increase", "lots"), "lots", "1%")
     failed(run(*base, "--variant", "int2"), "int2")
     failed(run(*base, "--window", 65), "65", "64")
-    for option in ("--json", "--markdown", "--picture"):
+    (tmp_path / "empty").mkdir()
+    failed(run(*base[:-1], tmp_path / "empty"), "empty", "holds no .txt files")
+    (tmp_path / "empty").rmdir()
+    failed(run(*base, "--wikitext", text), "either --text or --wikitext")
+    failed(run(*base[:-2]), "either --text or --wikitext")
+    text.write_text("the cat sat")
+    failed(run(*base), "fewer than the window of 64")
+    text.write_text(TEXT)
+    for option in ("--json", "--markdown", "--html", "--junit", "--picture"):
         failed(run(*base, option, tmp_path), str(tmp_path), "not a plain file")
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 

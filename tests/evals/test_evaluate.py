@@ -13,27 +13,13 @@ from transformers import GPT2LMHeadModel
 
 from gpt2edge import Bundle
 from gpt2edge.errors import EvalError, Gpt2EdgeError
-from gpt2edge.evals import EvalReport, Thresholds, draw_drift, evaluate
-from gpt2edge.model import initialize, save_checkpoint
+from gpt2edge.evals import EvalReport, Outcome, Thresholds, draw_drift, evaluate
+from gpt2edge.evals.original import Original
+from gpt2edge.model import initialize, load_checkpoint, save_checkpoint
 from gpt2edge.model.gpt2 import GPT2
 from gpt2edge.runtime import Tokenizer
 
 VARIANTS = ["fp32", "fp32-portable", "fp16", "int8", "int4"]
-
-
-@pytest.fixture(scope="module")
-def text() -> str:
-    from pydoc_data.topics import topics
-
-    return topics["import"][:3000]
-
-
-@pytest.fixture(scope="module")
-def report(tiny_bundle: Path, tiny_folder: Path, text: str) -> EvalReport:
-    return evaluate(
-        Bundle.open(tiny_bundle), tiny_folder, text, window=64, stride=24,
-        thresholds=Thresholds(max_mean_kl=1e-6), text_source="topics",
-    )  # fmt: skip
 
 
 def test_perplexity_is_transformers(
@@ -78,6 +64,117 @@ def test_the_gate(report: EvalReport) -> None:
     assert report.exit_code == 1
     table = report.to_table()
     assert "FAIL int4: max_mean_kl is" in table
+    assert table.count("95% interval") == 1
+
+
+def test_every_number_lies_in_its_interval(report: EvalReport) -> None:
+    for variant in report.variants:
+        assert len(variant.intervals) == 11
+        for name, ends in variant.intervals.items():
+            assert ends.low <= getattr(variant.drift, name) <= ends.high, (variant.name, name)
+    assert report.variants[-1].intervals["ppl_ratio"].low > 0
+
+
+def test_a_limit_inside_the_interval_is_not_decided(
+    tiny_bundle: Path, tiny_folder: Path, text: str, report: EvalReport
+) -> None:
+    int4 = report.variants[-1]
+    for limit, outcome in (
+        (int4.drift.mean_kl_nats, Outcome.UNDECIDED),
+        (2 * int4.intervals["mean_kl_nats"].high, Outcome.PASS),
+        (0.5 * int4.intervals["mean_kl_nats"].low, Outcome.FAIL),
+    ):
+        result = evaluate(
+            Bundle.open(tiny_bundle), tiny_folder, text, variants=["int4"], window=64, stride=24,
+            thresholds=Thresholds(max_mean_kl=limit),
+        )  # fmt: skip
+        assert result.variants[0].outcome is outcome
+        assert result.exit_code == {"pass": 0, "fail": 1, "undecided": 2}[outcome]
+
+
+def test_where_drift_lives(report: EvalReport) -> None:
+    for variant in report.variants:
+        for bins in (variant.breakdown.by_position, variant.breakdown.by_frequency):
+            assert sum(part.tokens for part in bins) == report.original.perplexity.tokens
+            total = sum(part.tokens * part.mean_kl_nats for part in bins)
+            assert total / report.original.perplexity.tokens == pytest.approx(
+                variant.drift.mean_kl_nats
+            )
+        assert variant.breakdown.by_position[-1].high == 64
+
+
+def test_greedy_continuations_are_transformers(
+    report: EvalReport, tiny_folder: Path, tiny_bundle: Path, text: str
+) -> None:
+    model = GPT2LMHeadModel.from_pretrained(tiny_folder).eval()
+    ids = np.array(Tokenizer.from_folder(tiny_bundle).encode(text))
+    original = Original(load_checkpoint(tiny_folder))
+    starts = np.linspace(0, len(ids) - 32, 11).astype(int)  # more than are continued together
+    prompts = np.stack([ids[start : start + 32] for start in starts])
+    made = original.greedy(prompts, 64)
+    with torch.no_grad():
+        wanted = model.generate(
+            torch.tensor(prompts), max_new_tokens=64, do_sample=False, eos_token_id=None,
+            pad_token_id=0, attention_mask=torch.ones(11, 32, dtype=torch.int64),
+        )  # fmt: skip
+    np.testing.assert_array_equal(made, wanted[:, 32:].numpy())
+    fp32, int4 = report.variants[0].generation, report.variants[-1].generation
+    assert (fp32.prompts, fp32.equal, fp32.new_tokens) == (3, 3, 64)
+    assert int4.equal < 3
+    assert "greedy fp32: 3 of 3 prompts continued alike for 64 tokens\n" in report.to_table()
+    assert "prompts continued alike for 64 tokens, the others for" in report.to_table()
+
+
+def test_too_short_a_text_decides_nothing(tiny_bundle: Path, tiny_folder: Path, text: str) -> None:
+    limits = Thresholds(max_ppl_increase=100.0)
+    result = evaluate(
+        Bundle.open(tiny_bundle), tiny_folder, text, variants=["fp32"], max_tokens=200, window=64,
+        thresholds=limits,
+    )  # fmt: skip
+    assert result.variants[0].intervals == {}
+    assert result.exit_code == 2
+    assert "undecided fp32: max_ppl_increase is" in result.to_table()
+    assert "too short" in result.to_table()
+    again = EvalReport.from_dict(json.loads(json.dumps(result.to_dict())))
+    assert again.exit_code == 2
+
+
+def test_flipped_passages_are_named(
+    tiny_bundle: Path, tiny_folder: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original knows every last word, the variant all but the one of line 3."""
+    from gpt2edge.evals.original import Original
+    from gpt2edge.runtime import Model
+
+    words = ["name", "module", "import"]
+    passages = tmp_path / "lambada.jsonl"
+    passages.write_text("".join(f'{{"text": "it binds a {word}"}}\n' for word in words))
+    tokenizer = Tokenizer.from_folder(tiny_bundle)
+    answers = [tokenizer.encode("it binds a") + tokenizer.encode(f" {word}") for word in words]
+
+    def knowing(known: list[list[int]], ids: np.ndarray) -> np.ndarray:
+        out = np.zeros((*ids.shape, 400), np.float32)
+        for row, fed in enumerate(ids):
+            for answer in known:
+                if fed[: len(answer) - 1].tolist() == answer[:-1]:
+                    out[row, range(len(answer) - 1), answer[1:]] = 9.0
+        return out
+
+    monkeypatch.setattr(Original, "__call__", lambda _, ids, *__: knowing(answers, ids))
+    monkeypatch.setattr(Model, "logits", lambda _, ids, *__: knowing(answers[:2], ids))
+    result = evaluate(
+        Bundle.open(tiny_bundle), tiny_folder, text, variants=["int8"], max_tokens=40,
+        window=32, lambada=passages, thresholds=Thresholds(max_lambada_drop=1.0),
+    )  # fmt: skip
+    assert result.original.lambada.outcomes == "111"
+    assert result.variants[0].scored.lambada.outcomes == "110"
+    assert result.variants[0].lambada.lost == (2,)
+    assert result.lambada["flipped"] == {"2": {"line": 3, "word": "import"}}
+    assert "LAMBADA int8: lost 1: line 3 (import); gained none" in result.to_table()
+    (verdict,) = result.variants[0].verdicts
+    assert verdict.measured == pytest.approx(1 / 3)
+    assert verdict.interval.low < 1 / 3 < verdict.interval.high
+    assert result.exit_code == 0
 
 
 def test_the_report_as_json_and_markdown(report: EvalReport) -> None:
@@ -127,7 +224,7 @@ def test_a_variant_that_is_broken_never_passes(
     for thresholds in (Thresholds(max_ppl_increase=1e9), Thresholds(min_top1_agreement=0), None):
         result = evaluate(
             Bundle.open(tiny_bundle), tiny_folder, text, variants=["int8"], max_tokens=100,
-            thresholds=thresholds,
+            thresholds=thresholds, window=50, generate=2,
         )  # fmt: skip
         assert result.exit_code == 1
         assert not result.variants[0].sound
@@ -144,18 +241,20 @@ def test_max_tokens_and_lambada(
     passages.write_text('{"text": "The import statement binds a name"}\n' * 3)
     result = evaluate(
         Bundle.open(tiny_bundle), tiny_folder, text, variants=["fp32", "fp32"], max_tokens=50,
-        lambada=passages, limit=2, thresholds=Thresholds(max_lambada_drop=0.0),
+        window=32, lambada=passages, limit=2, thresholds=Thresholds(max_lambada_drop=0.0),
     )  # fmt: skip
     assert [variant.name for variant in result.variants] == ["fp32"]
     assert result.text["tokens"] == 50
     assert result.original.perplexity.tokens == 49
     digest = hashlib.sha256(passages.read_bytes()).hexdigest()
-    assert result.lambada == {"source": str(passages), "sha256": digest, "passages": 2}
+    assert result.lambada == {
+        "source": str(passages), "sha256": digest, "passages": 2, "flipped": {}
+    }  # fmt: skip
     ours, theirs = result.variants[0].scored.lambada, result.original.lambada
     assert ours.accuracy == theirs.accuracy
     assert ours.target_perplexity == pytest.approx(theirs.target_perplexity, rel=1e-5)
-    assert result.exit_code == 0
-    assert "LAMBADA" in result.to_table()
+    assert result.exit_code == 2  # two passages, both the same, prove nothing
+    assert "undecided fp32: max_lambada_drop is 0 (-0." in result.to_table()
 
 
 def test_what_cannot_be_compared(
@@ -164,6 +263,10 @@ def test_what_cannot_be_compared(
     bundle = Bundle.open(tiny_bundle)
     with pytest.raises(EvalError, match="at least 2"):
         evaluate(bundle, tiny_folder, "a"[:0])
+    with pytest.raises(EvalError, match="50 tokens, fewer than the window of 256: give a longer"):
+        evaluate(bundle, tiny_folder, text, max_tokens=50)
+    with pytest.raises(EvalError, match="too few to take prompts"):
+        evaluate(bundle, tiny_folder, text, max_tokens=20, window=8, generate=2)
     with pytest.raises(EvalError, match="context window"):
         evaluate(bundle, tiny_folder, text, window=257)
     with pytest.raises(Gpt2EdgeError, match="int2"):
@@ -196,8 +299,9 @@ def test_a_bad_passage_is_found_before_anything_is_measured(
 def test_the_number_of_torch_threads_is_put_back(tiny_bundle: Path, tiny_folder: Path) -> None:
     before = torch.get_num_threads()
     evaluate(
-        Bundle.open(tiny_bundle), tiny_folder, "import it", variants=["int8"], threads=before + 1
-    )
+        Bundle.open(tiny_bundle), tiny_folder, "import it", variants=["int8"], threads=before + 1,
+        window=2,
+    )  # fmt: skip
     assert torch.get_num_threads() == before
 
 
@@ -205,7 +309,7 @@ def test_the_number_of_torch_threads_is_put_back(tiny_bundle: Path, tiny_folder:
     ("change", "words"),
     [
         ({"format": "other"}, "no report"),
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 1}, "format version 1"),
         ({"original": None}, "damaged"),
         ({"thresholds": {"max_moon": 1}}, "damaged"),
         ({"surprise": 1}, "damaged"),

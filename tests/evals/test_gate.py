@@ -1,45 +1,85 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 
 import pytest
 
 from gpt2edge.errors import ConfigError
-from gpt2edge.evals import Thresholds, parse_share
-from gpt2edge.evals.gate import judge
+from gpt2edge.evals import Outcome, Thresholds, Verdict, parse_share
+from gpt2edge.evals.bootstrap import Interval
+from gpt2edge.evals.gate import Measured, judge
+
+PASS, FAIL, UNDECIDED = Outcome
 
 
-@pytest.mark.parametrize(("measured", "passed"), [(0.009, True), (0.01, True), (0.0101, False)])
-def test_a_limit_from_above(measured: float, passed: bool) -> None:
-    (verdict,) = judge(Thresholds(max_ppl_increase=0.01), {"max_ppl_increase": measured})
-    assert verdict.passed is passed
+def decided(name: str, limit: float, measured: Measured) -> Outcome:
+    (verdict,) = judge(Thresholds(**{name: limit}), {name: measured})
+    assert (verdict.threshold, verdict.limit) == (name, limit)
+    return verdict.outcome
 
 
-@pytest.mark.parametrize(("measured", "passed"), [(0.98, True), (0.97, True), (0.969, False)])
-def test_a_limit_from_below(measured: float, passed: bool) -> None:
-    (verdict,) = judge(Thresholds(min_top1_agreement=0.97), {"min_top1_agreement": measured})
-    assert verdict.passed is passed
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [
+        (0.001, 0.009, PASS),
+        (0.001, 0.01, PASS),
+        (0.009, 0.0101, UNDECIDED),
+        (0.01, 0.02, UNDECIDED),
+        (0.0101, 0.02, FAIL),
+        (-math.inf, math.inf, UNDECIDED),
+    ],
+)
+def test_a_limit_from_above(low: float, high: float, outcome: Outcome) -> None:
+    measured = Measured(0.01, Interval(low, high))
+    assert decided("max_ppl_increase", 0.01, measured) is outcome
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [(0.97, 0.99, PASS), (0.96, 0.99, UNDECIDED), (0.9, 0.97, UNDECIDED), (0.9, 0.969, FAIL)],
+)
+def test_a_limit_from_below(low: float, high: float, outcome: Outcome) -> None:
+    measured = Measured(0.96, Interval(low, high))
+    assert decided("min_top1_agreement", 0.97, measured) is outcome
 
 
 @pytest.mark.parametrize("name", Thresholds.__dataclass_fields__)
 def test_what_is_no_number_or_was_not_measured_fails(name: str) -> None:
-    limits = Thresholds(**{name: 0.5})
-    for measured in ({name: math.nan}, {}):
-        (verdict,) = judge(limits, measured)
-        assert verdict.passed is False
-    if name.startswith("max_"):
-        assert not judge(limits, {name: math.inf})[0].passed
+    whole = Interval(0.5, 0.5)
+    for measured in ({name: Measured(math.nan, whole)}, {name: Measured(math.inf, whole)}, {}):
+        (verdict,) = judge(Thresholds(**{name: 0.5}), measured)
+        assert verdict.outcome is FAIL
+
+
+@pytest.mark.parametrize("name", Thresholds.__dataclass_fields__)
+def test_without_an_interval_only_a_point_is_decided(name: str) -> None:
+    point = name == "max_logit_diff"
+    assert decided(name, 0.5, Measured(0.5)) is (PASS if point else UNDECIDED)
+    assert decided(name, 0.5, Measured(0.6)) is (FAIL if point else UNDECIDED)
 
 
 def test_without_thresholds_there_is_nothing_to_fail() -> None:
-    assert judge(Thresholds(), {"max_mean_kl": math.nan}) == []
+    assert judge(Thresholds(), {"max_mean_kl": Measured(math.nan)}) == []
     assert not Thresholds().any
+    assert Outcome.of_all([]) is PASS
+
+
+def test_the_worst_counts() -> None:
+    assert Outcome.of_all([PASS, UNDECIDED, PASS]) is UNDECIDED
+    assert Outcome.of_all([PASS, UNDECIDED, FAIL]) is FAIL
 
 
 def test_every_threshold_has_its_verdict() -> None:
     limits = Thresholds(max_mean_kl=0.1, max_p99_kl=0.1)
-    verdicts = judge(limits, {"max_mean_kl": 0.0, "max_p99_kl": 0.2})
-    assert [verdict.passed for verdict in verdicts] == [True, False]
+    sure = Interval(0.2, 0.2)
+    verdicts = judge(
+        limits, {"max_mean_kl": Measured(0.0, Interval(0, 0)), "max_p99_kl": Measured(0.2, sure)}
+    )
+    assert [verdict.outcome for verdict in verdicts] == [PASS, FAIL]
+    for verdict in verdicts:
+        assert Verdict.from_dict(json.loads(json.dumps(asdict(verdict)))) == verdict
 
 
 @pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.01", 0.01), (" 97 %", 0.97)])
