@@ -24,7 +24,7 @@ _ROWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Statistics:
+class Kept:
     """Of n predictions. K tokens are the likeliest and M are drawn from the others."""
 
     nll: Floats
@@ -42,12 +42,12 @@ class Statistics:
         return len(self.nll)
 
     @classmethod
-    def join(cls, parts: list[Statistics]) -> Statistics:
+    def join(cls, parts: list[Kept]) -> Kept:
         names = [field.name for field in fields(cls)]
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     @classmethod
-    def of(cls, logits: Floats32, targets: Ints, seed: tuple[int, ...]) -> Statistics:
+    def of(cls, logits: Floats32, targets: Ints, seed: tuple[int, ...]) -> Kept:
         """logits (n, V), targets (n,). The same seed draws the same tokens."""
         totals = log_total(logits)
         generator = np.random.default_rng(seed)
@@ -65,8 +65,8 @@ class Statistics:
         )
 
 
-def statistics_drift(
-    original: Statistics, variant: Floats32, variant_totals: Floats | None = None
+def drift_from_kept(
+    original: Kept, variant: Floats32, variant_totals: Floats | None = None
 ) -> TokenDrift:
     """Drift at each of n tokens, from what was kept of the original and a variant's logits (n, V).
 
@@ -105,7 +105,7 @@ def statistics_drift(
     )
 
 
-def kl_at_least(original: Statistics, variant: Floats32) -> Floats:
+def kl_at_least(original: Kept, variant: Floats32) -> Floats:
     """(n,) KL in nats with all but the likeliest tokens taken as one: never above the true one.
 
     (Merging outcomes loses divergence: the log-sum inequality.) No token is left to chance in it.

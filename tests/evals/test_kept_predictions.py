@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gpt2edge.evals.statistics import DRAWN, LIKELIEST, Statistics, kl_at_least, statistics_drift
+from gpt2edge.evals.kept_predictions import DRAWN, LIKELIEST, Kept, drift_from_kept, kl_at_least
 from gpt2edge.evals.token_drift import token_drift
 
 EXACT = ("same_top1", "shared_top5", "original_rank")
@@ -23,15 +23,15 @@ def models(vocabulary: int, n: int, noise: float, seed: int = 0) -> tuple[Floats
     return original, moved.astype(np.float32)
 
 
-def kept(original: Floats32, seed: int = 0) -> Statistics:
+def kept(original: Floats32, seed: int = 0) -> Kept:
     targets = np.arange(len(original)) % original.shape[-1]
-    return Statistics.of(original, targets, (seed,))
+    return Kept.of(original, targets, (seed,))
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.3])
 def test_means_over_a_text_agree_within_their_own_noise(noise: float) -> None:
     original, variant = models(6000, 1500, noise)
-    found, exact = statistics_drift(kept(original), variant), token_drift(original, variant)
+    found, exact = drift_from_kept(kept(original), variant), token_drift(original, variant)
     for name in ESTIMATED:
         apart = getattr(found, name) - getattr(exact, name)
         assert abs(apart.mean()) < 4 * apart.std() / np.sqrt(len(apart)), name
@@ -43,27 +43,27 @@ def test_means_over_a_text_agree_within_their_own_noise(noise: float) -> None:
 
 def test_other_draws_give_other_estimates_of_the_same() -> None:
     original, variant = models(2000, 200, 0.2)
-    means = [statistics_drift(kept(original, i), variant).kl_nats.mean() for i in range(8)]
+    means = [drift_from_kept(kept(original, i), variant).kl_nats.mean() for i in range(8)]
     assert len(set(means)) == 8
     exact = token_drift(original, variant).kl_nats.mean()
     assert abs(np.mean(means) - exact) < 4 * np.std(means, ddof=1) / np.sqrt(8)
-    again = statistics_drift(kept(original, 0), variant).kl_nats.mean()
+    again = drift_from_kept(kept(original, 0), variant).kl_nats.mean()
     assert again == means[0]
 
 
 def test_of_a_small_vocabulary_everything_is_kept() -> None:
     original, variant = models(LIKELIEST, 100, 0.5)
-    statistics = kept(original)
-    assert statistics.ids.shape == (100, LIKELIEST)
-    found, exact = statistics_drift(statistics, variant), token_drift(original, variant)
+    saved = kept(original)
+    assert saved.ids.shape == (100, LIKELIEST)
+    found, exact = drift_from_kept(saved, variant), token_drift(original, variant)
     for name in ESTIMATED:
         assert np.allclose(getattr(found, name), getattr(exact, name), rtol=1e-5, atol=1e-9)
-    assert np.allclose(kl_at_least(statistics, variant), exact.kl_nats, rtol=1e-5, atol=1e-9)
+    assert np.allclose(kl_at_least(saved, variant), exact.kl_nats, rtol=1e-5, atol=1e-9)
 
 
 def test_a_variant_that_is_the_original_has_not_drifted() -> None:
     original, _ = models(3000, 50, 0.0)
-    found = statistics_drift(kept(original), original)
+    found = drift_from_kept(kept(original), original)
     for name in ESTIMATED:
         assert (getattr(found, name) < 1e-9).all()
     assert found.same_top1.all()
@@ -79,26 +79,26 @@ def test_the_bound_is_never_above_the_truth(vocabulary: int, noise: float, seed:
 
 def test_what_is_kept_is_what_the_logits_say() -> None:
     original, _ = models(500, 40, 0.0)
-    statistics = kept(original)
+    saved = kept(original)
     log_p = original - np.log(np.exp(original.astype(np.float64)).sum(-1))[:, None]
     rows = np.arange(40)[:, None]
-    assert np.allclose(statistics.log_p, log_p[rows, statistics.ids], atol=1e-5)
-    assert np.array_equal(statistics.ids[:, 0], original.argmax(-1))
-    likeliest = statistics.ids[:, :LIKELIEST]
+    assert np.allclose(saved.log_p, log_p[rows, saved.ids], atol=1e-5)
+    assert np.array_equal(saved.ids[:, 0], original.argmax(-1))
+    likeliest = saved.ids[:, :LIKELIEST]
     assert all(len(set(row)) == LIKELIEST for row in likeliest.tolist())
-    drawn = statistics.ids[:, LIKELIEST:]
+    drawn = saved.ids[:, LIKELIEST:]
     assert drawn.shape[1] == DRAWN
     assert not (drawn[:, :, None] == likeliest[:, None, :]).any()
     mass = np.exp(log_p[rows, likeliest]).sum(-1)
-    assert np.allclose(statistics.rest, 1 - mass, atol=1e-5)
-    assert np.allclose(statistics.nll, -log_p[np.arange(40), np.arange(40) % 500], atol=1e-5)
+    assert np.allclose(saved.rest, 1 - mass, atol=1e-5)
+    assert np.allclose(saved.nll, -log_p[np.arange(40), np.arange(40) % 500], atol=1e-5)
 
 
 def test_a_broken_variant_is_seen() -> None:
     original, variant = models(300, 4, 0.1)
     variant[1] = np.nan
     variant[2, 5] = np.inf
-    found = statistics_drift(kept(original), variant)
+    found = drift_from_kept(kept(original), variant)
     assert np.isfinite(found.kl_nats[[0, 3]]).all()
     assert not np.isfinite(found.kl_nats[[1, 2]]).any()
     assert found.same_top1[[1, 2]].tolist() == [0, 0]
