@@ -9,11 +9,13 @@ from .picture import draw_drift
 from .report import EvalReport
 from .results import VariantResult
 from .scores import Perplexity
+from .text_source import EvalText, read_eval_text
 from .windows import Window, sliding_windows
 
 __all__ = [
     "Drift",
     "EvalReport",
+    "EvalText",
     "Interval",
     "LambadaResult",
     "Outcome",
@@ -26,6 +28,7 @@ __all__ = [
     "draw_drift",
     "evaluate",
     "parse_share",
+    "read_eval_text",
     "sliding_windows",
     "token_drift",
 ]

@@ -85,10 +85,8 @@ def evaluate(
     tokens = np.asarray(tokenizer.encode(source.text)[:max_tokens], np.int64)
     read = source.text if max_tokens is None else tokenizer.decode(tokens.tolist())
     windows = _windows(tokens, length, step)
-    facts, weights = (
-        text_facts(source, read, len(tokens), max_tokens),
-        weights_sha256(original.files),
-    )
+    facts = text_facts(source, read, len(tokens), max_tokens)
+    weights = weights_sha256(original.files)
     if baseline is not None:
         check_comparable(baseline, text=facts, window=length, stride=step, weights=weights)
     passages = (
