@@ -43,7 +43,11 @@ def _gate(name: str, text: str) -> Callable[[_Function], _Function]:
     ),
 )
 @click.argument("bundle", type=_PATH)
-@click.option("--against", required=True, help="The original: a checkpoint folder or a Hub id.")
+@click.option(
+    "--against",
+    required=True,
+    help="The original: a checkpoint folder, a Hub id, or what --cache kept of one.",
+)
 @click.option(
     "--text", type=_PATH, help="A UTF-8 text that was not trained on, or a folder of .txt."
 )
@@ -77,6 +81,15 @@ def _gate(name: str, text: str) -> Callable[[_Function], _Function]:
 @click.option(
     "--baseline", type=_PATH, help="Say what changed since an earlier run's JSON, made alike."
 )
+@click.option(
+    "--cache",
+    type=_PATH,
+    help="Keep the original's predictions here, and what is measured; what is there is not "
+    "measured again, and --against may name the folder in it instead of the checkpoint.",
+)
+@click.option(
+    "--workers", type=_COUNT, default=1, show_default=True, help="Processes that share the windows."
+)
 @click.option("--provider", default="cpu", show_default=True)
 @threads_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it.")
@@ -104,6 +117,8 @@ def evaluate(
     seed: int,
     resamples: int,
     baseline: Path | None,
+    cache: Path | None,
+    workers: int,
     provider: str,
     threads: int | None,
     json_file: str | None,
@@ -158,6 +173,8 @@ def evaluate(
         thresholds=limits,
         resampling=how,
         baseline=earlier,
+        cache=cache,
+        workers=workers,
         provider=provider,
         threads=threads,
     )

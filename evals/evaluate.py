@@ -8,26 +8,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..bundle import Bundle
-from ..errors import EvalError
+from ..errors import ConfigError, EvalError
 from ..runtime import Model, load
 from .baseline import Baseline, check_comparable, compare
 from .bootstrap import Resampling
 from .breakdown import Breakdown, context_lengths, token_counts
 from .gate import Thresholds
 from .generation import Continuations, GenerationDrift
+from .kept_store import variant_key
 from .lambada import LambadaResult, MaskedLogits, Passage, read_passages, score_passages
-from .original import Original, common_tokenizer, torch_threads
-from .provenance import lambada_facts, text_facts, tool_versions, weights_sha256
+from .original import Original
+from .passes import Bar, Plan, measure_kept, measure_live
+from .provenance import lambada_facts, text_facts, tool_versions
+from .reference import open_reference
 from .report import EvalReport
 from .results import Scored, VariantResult
 from .scores import Ints
-from .tally import Tally, tally_windows
+from .tally import Tally, batches_of
 from .text_source import EvalText
 from .windows import Window, sliding_windows
 
@@ -49,6 +53,8 @@ def evaluate(
     thresholds: Thresholds | None = None,
     resampling: Resampling | None = None,
     baseline: Baseline | None = None,
+    cache: Path | None = None,
+    workers: int = 1,
     provider: str = "cpu",
     threads: int | None = None,
     progress: bool = True,
@@ -65,47 +71,66 @@ def evaluate(
         thresholds: what `EvalReport.exit_code` is decided by.
         resampling: how sure the numbers are said to be; None: 95%, seed 0.
         baseline: an earlier run on the same text and original, to compare with.
+        checkpoint: a folder, a Hub id, or a folder that `cache` was given and holds kept
+            predictions.
+        cache: a folder to keep the original's predictions and the variants' numbers in, by what
+            they depend on. Divergences are then estimated from what is kept (see
+            `kept_predictions`), and what is there is not measured again.
+        workers: processes that share the windows out, each with models of its own and, unless
+            told, a share of the cores.
 
     Raises EvalError when something cannot be compared: another model or vocabulary, a text shorter
     than a window, a passage that cannot be used, an original that is broken; all but the last
     before anything is measured. A variant whose numbers are not finite is reported so and never
     passes.
     """
-    from ..model.weights import load_checkpoint
-
     limits, how = thresholds or Thresholds(), resampling or Resampling()
     if limits.max_lambada_drop is not None and lambada is None:
         raise EvalError("max_lambada_drop was given and no LAMBADA file to measure it on")
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, but is {workers}")
     source = EvalText(text=text) if isinstance(text, str) else text
     length, step = _window(bundle, window, stride)
     bundle.verify()  # the report says with which files it was made
     models = _open_variants(bundle, variants, provider, threads)
-    original = load_checkpoint(checkpoint)
-    tokenizer = common_tokenizer(bundle, models[0], original, source.text)
+    reference = open_reference(checkpoint)
+    original = reference.original
+    if original is None and (lambada is not None or generate):
+        raise EvalError(
+            f"{checkpoint}: only predictions on the text were kept; --lambada and --generate need "
+            "the checkpoint"
+        )
+    tokenizer = reference.tokenizer(bundle, models[0], source.text)
     tokens = np.asarray(tokenizer.encode(source.text)[:max_tokens], np.int64)
     read = source.text if max_tokens is None else tokenizer.decode(tokens.tolist())
     windows = _windows(tokens, length, step)
     facts = text_facts(source, read, len(tokens), max_tokens)
-    weights = weights_sha256(original.files)
     if baseline is not None:
-        check_comparable(baseline, text=facts, window=length, stride=step, weights=weights)
+        check_comparable(
+            baseline, text=facts, window=length, stride=step, weights=reference.weights
+        )
     passages = (
         read_passages(lambada, tokenizer.encode, window=bundle.config.n_positions, limit=limit)
         if lambada is not None
         else []
     )
 
-    run_original = Original(original)
-    runs: list[MaskedLogits] = [run_original, *(model.logits for model in models)]
-    with torch_threads(threads):
-        continued = _continue(tokens, run_original, generate, bundle.config.n_positions)
-        with _bar(len(windows), "windows", progress) as advance:
-            tallies = tally_windows(
-                tokens, windows, run_original, [model.logits for model in models],
-                vocab_size=bundle.config.vocab_size, on_batch=advance,
-            )  # fmt: skip
-        last_words = _score_lambada(passages, runs, progress)
-        generated = _compare_continuations(continued, models, progress)
+    plan = Plan(
+        bundle=bundle.path, variants=tuple(model.variant.name for model in models),
+        checkpoint=checkpoint, provider=provider, threads=threads, tokens=tokens,
+        batches=batches_of(windows, bundle.config.vocab_size), workers=workers,
+    )  # fmt: skip
+    store = reference.store(cache, plan, window=length, stride=step)
+    bar = partial(_bar, progress=progress)
+    if store is not None:
+        keys = [variant_key(bundle, m.variant, provider, tool_versions()) for m in models]
+        tallies = measure_kept(plan, store, original, models, keys, bar)
+    elif original is not None:
+        tallies = measure_live(plan, original, models, bar)
+    with reference.threads(threads):
+        last_words = _score_lambada(passages, original, models, bar)
+        continued = _continue(tokens, original, generate, bundle.config.n_positions)
+        generated = _compare_continuations(continued, models, bar)
     scored = [
         Scored(
             perplexity=tally.perplexity(words=facts["words"], size=facts["bytes"]),
@@ -122,6 +147,7 @@ def evaluate(
             original=scored[0],
             drift=tally.drift_from(tallies[0]),
             intervals=tally.intervals_from(tallies[0], how),
+            kl_at_least=tally.mean_kl_at_least,
             breakdown=_breakdown(tokens, windows, tallies[0], tally),
             generation=generation,
             thresholds=limits,
@@ -136,7 +162,7 @@ def evaluate(
         asked = lambada_facts(lambada, passages, results, tokenizer)
     return EvalReport(
         bundle=str(bundle.path),
-        checkpoint=original.source,
+        checkpoint=reference.source,
         text=facts,
         window=length,
         stride=step,
@@ -147,7 +173,8 @@ def evaluate(
         resampling=how.facts(len(tokens) - 1),
         versions=tool_versions(),
         files={name: record.sha256 for name, record in bundle.manifest.files.items()},
-        weights=weights,
+        weights=dict(reference.weights),
+        kept=None if store is None else store.report_facts(),
         original=scored[0],
         variants=results,
         baseline=None if baseline is None else compare(baseline, results, asked),
@@ -183,16 +210,19 @@ def _open_variants(
 
 
 def _score_lambada(
-    passages: Sequence[Passage], runs: Sequence[MaskedLogits], progress: bool
+    passages: Sequence[Passage], original: Original | None, models: Sequence[Model], bar: Bar
 ) -> list[LambadaResult | None]:
-    if not passages:
-        return [None for _ in runs]
-    with _bar(len(passages) * len(runs), "passages", progress) as advance:
+    if not passages or original is None:
+        return [None for _ in range(1 + len(models))]
+    runs: list[MaskedLogits] = [original, *(model.logits for model in models)]
+    with bar(len(passages) * len(runs), "passages") as advance:
         return [score_passages(passages, run, advance) for run in runs]
 
 
-def _continue(tokens: Ints, original: Original, prompts: int, window: int) -> Continuations | None:
-    if not prompts:
+def _continue(
+    tokens: Ints, original: Original | None, prompts: int, window: int
+) -> Continuations | None:
+    if not prompts or original is None:
         return None
     made = Continuations.of(
         tokens, original.greedy, prompts=prompts, new_tokens=NEW_TOKENS, window=window
@@ -203,12 +233,12 @@ def _continue(tokens: Ints, original: Original, prompts: int, window: int) -> Co
 
 
 def _compare_continuations(
-    continued: Continuations | None, models: Sequence[Model], progress: bool
+    continued: Continuations | None, models: Sequence[Model], bar: Bar
 ) -> list[GenerationDrift | None]:
     found: list[GenerationDrift | None] = []
     if continued is None:
         return [None for _ in models]
-    with _bar(len(models), "variants", progress) as advance:
+    with bar(len(models), "variants") as advance:
         for model in models:
             found.append(GenerationDrift.of(continued, model.logits))
             advance(1)
@@ -227,7 +257,7 @@ def _breakdown(
 
 
 @contextmanager
-def _bar(total: int, unit: str, progress: bool) -> Iterator[Callable[[int], Any]]:
+def _bar(total: int, unit: str, *, progress: bool) -> Iterator[Callable[[int], Any]]:
     """A progress bar on stderr, where that is a terminal."""
     from tqdm import tqdm
 

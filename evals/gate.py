@@ -112,7 +112,7 @@ def judge(thresholds: Thresholds, measured: Mapping[str, Measured]) -> list[Verd
 def _outcome(name: str, limit: float, found: Measured) -> Outcome:
     if not math.isfinite(found.value):
         return Outcome.FAIL
-    if name in _POINTS:
+    if name in _POINTS and found.interval is None:
         ends = Interval(found.value, found.value)
     elif found.interval is None:
         return Outcome.UNDECIDED

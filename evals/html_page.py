@@ -17,6 +17,7 @@ from .tables import (
     flips,
     headline,
     judged,
+    kept_note,
     problems,
     table_rows,
     title,
@@ -135,6 +136,7 @@ def _notes(report: EvalReport) -> Iterator[str]:
     for heading, lines in (
         ("LAMBADA passages answered otherwise", flips(report)),
         ("Greedy text", divergences(report)),
+        ("Kept predictions", kept_note(report)),
     ):
         if lines:
             yield f"<h2>{heading}</h2>"

@@ -105,14 +105,15 @@ def drift_from_kept(
     )
 
 
-def kl_at_least(original: Kept, variant: Floats32) -> Floats:
+def kl_at_least(original: Kept, variant: Floats32, variant_totals: Floats | None = None) -> Floats:
     """(n,) KL in nats with all but the likeliest tokens taken as one: never above the true one.
 
     (Merging outcomes loses divergence: the log-sum inequality.) No token is left to chance in it.
     """
     count = min(LIKELIEST, variant.shape[-1])
     ids = original.ids[:, :count].astype(np.int64)
-    log_q = np.take_along_axis(variant, ids, -1) - log_total(variant)[:, None]
+    totals = log_total(variant) if variant_totals is None else variant_totals
+    log_q = np.take_along_axis(variant, ids, -1) - totals[:, None]
     log_p = original.log_p[:, :count].astype(np.float64)
     rest = original.rest.astype(np.float64)
     others = np.maximum(1 - np.exp(log_q).sum(-1), np.finfo(np.float64).tiny)

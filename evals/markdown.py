@@ -13,6 +13,7 @@ from .tables import (
     flips,
     headline,
     judged,
+    kept_note,
     markdown_table,
     problems,
     table_rows,
@@ -39,9 +40,9 @@ def to_markdown(report: EvalReport) -> str:
     if report.baseline is not None:
         since = f"Since {code(report.baseline['source'])}; better and worse where the interval "
         parts += [[since + "excludes what was:"], markdown_table(change_rows(report))]
-    notes = [*flips(report), *divergences(report)]
+    notes = [*flips(report), *divergences(report), *kept_note(report)]
     if notes:
-        parts += _details("LAMBADA and greedy text", fenced(notes))
+        parts += _details("Notes", fenced(notes))
     facts = [f"{name}: {fact}" for name, fact in repeat_facts(report)]
     repeat = [*fenced([repeat_command(report)], "sh"), "", *fenced(facts)]
     parts += _details("How to repeat", repeat)

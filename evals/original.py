@@ -50,6 +50,15 @@ class Original:
             logits: Floats32 = self._model(torch.from_numpy(ids), mask)[0].numpy()
         return logits
 
+    def last(self, ids: Ints, count: int) -> Floats32:
+        """Logits of the last so many positions, (B, count, V)."""
+        import torch
+
+        with torch.inference_mode():
+            rows = self._model(torch.from_numpy(ids), num_logits_to_keep=count)[0]
+        logits: Floats32 = rows.numpy()
+        return logits
+
     def greedy(self, prompts: Ints, new_tokens: int) -> Ints:
         """The likeliest continuations (B, M) of prompts (B, P); end-of-text ends nothing."""
         import torch

@@ -105,6 +105,8 @@ def repeat_facts(report: EvalReport) -> list[tuple[str, str]]:
         lambada = report.lambada
         passages = f"{lambada['passages']:,} passages, sha256 {lambada['sha256']}"
         facts.insert(1, ("LAMBADA", f"{lambada['source']}, {passages}"))
+    if report.kept is not None:
+        facts.insert(2, ("kept predictions", str(report.kept["folder"])))
     if report.baseline is not None:
         baseline = report.baseline
         facts.append(("compared with", f"{baseline['source']}, sha256 {baseline['sha256']}"))

@@ -41,6 +41,8 @@ class EvalReport:
     """sha256 of every file of the bundle."""
     weights: Mapping[str, str]
     """sha256 of the files of the original's weights."""
+    kept: Mapping[str, Any] | None = None
+    """Folder and size of the kept predictions that divergences were estimated from."""
     command: tuple[str, ...] = ()
     """What was typed; empty where the report was made in Python."""
     config: Mapping[str, str] | None = None
@@ -102,7 +104,7 @@ class EvalReport:
     def to_table(self) -> str:
         """The table as text of fixed width, what did not pass, and notes."""
         table = tables.text_table(tables.table_rows(self))
-        notes = [*tables.flips(self), *tables.divergences(self)]
+        notes = [*tables.flips(self), *tables.divergences(self), *tables.kept_note(self)]
         parts = [[tables.title(self)], table, tables.problems(self), notes]
         if self.baseline is not None:
             changes = tables.text_table(change_rows(self))
@@ -125,6 +127,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "versions": (dict,),
     "files": (dict,),
     "weights": (dict,),
+    "kept": (dict, NoneType),
     "config": (dict, NoneType),
     "baseline": (dict, NoneType),
 }

@@ -43,6 +43,8 @@ class VariantResult:
     drift: Drift
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     """Of `drift`'s numbers, by their names there; empty where the text is too short for any."""
+    kl_at_least: float | None = None
+    """Where divergences were estimated from kept predictions: what the mean KL cannot be below."""
     lambada: Paired | None = None
     """Passage by passage against the original."""
     breakdown: Breakdown
@@ -62,6 +64,7 @@ class VariantResult:
         scored: Scored,
         drift: Drift,
         intervals: Mapping[str, Interval],
+        kl_at_least: float | None,
         breakdown: Breakdown,
         generation: GenerationDrift | None,
         original: Scored,
@@ -77,10 +80,13 @@ class VariantResult:
             )
         # Of a broken variant no number counts, however good one of them may look.
         measured = _measured(drift, intervals, lambada) if sound else {}
+        if kl_at_least is not None and sound:  # of the tokens that were kept: others may be worse
+            largest = drift.max_abs_logit_diff
+            measured["max_logit_diff"] = Measured(largest, Interval(largest, math.inf))
         return cls(
             name=name, precision=precision, size_bytes=size_bytes, scored=scored, drift=drift,
-            intervals=intervals, lambada=lambada, breakdown=breakdown, generation=generation,
-            sound=sound,
+            intervals=intervals, kl_at_least=kl_at_least, lambada=lambada, breakdown=breakdown,
+            generation=generation, sound=sound,
             verdicts=tuple(judge(thresholds, measured)),
         )  # fmt: skip
 

@@ -106,6 +106,22 @@ def describe(verdict: Verdict) -> str:
     return f"{verdict.threshold} is {verdict.measured:.4g}{sure}, the limit {verdict.limit:g}"
 
 
+def kept_note(report: EvalReport) -> list[str]:
+    """Where divergences are estimates: of what, and what they cannot be below."""
+    if report.kept is None:
+        return []
+    bounds = ", ".join(
+        f"{variant.name} {variant.kl_at_least:.2e}"
+        for variant in report.variants
+        if variant.kl_at_least is not None
+    )
+    return [
+        f"divergences are estimated from {report.kept['likeliest']} likeliest and "
+        f"{report.kept['drawn']} drawn tokens a prediction, max diff is over these; mean KL is at "
+        f"least: {bounds}"
+    ]
+
+
 def divergences(report: EvalReport) -> list[str]:
     """A line a variant: how long its greedy text is the original's."""
     lines = []

@@ -19,7 +19,14 @@ from ..errors import (
     RuntimeFailure,
     TokenizerError,
 )
-from ..spec import ATTENTION_MASK, INPUT_IDS, LOGITS, POSITION_IDS, GraphSpec
+from ..spec import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    LOGITS,
+    NUM_LOGITS_TO_KEEP,
+    POSITION_IDS,
+    GraphSpec,
+)
 from .decoder import Decoder
 from .generate import FinishReason, Generation, Limits, Step, check_request, generate_steps
 from .sampling import SamplingParams
@@ -97,6 +104,9 @@ class Model:
         self.tokenizer = tokenizer
         self._session = session
         self._device = device_of(session)
+        self._keeps = any(
+            value.name == NUM_LOGITS_TO_KEEP for value in session.get_overridable_initializers()
+        )
 
     @property
     def config(self) -> GPT2Config:
@@ -173,12 +183,17 @@ class Model:
         return self._generate([rows], settings)[0]  # type: ignore[list-item]
 
     def logits(
-        self, ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
+        self,
+        ids: npt.ArrayLike,
+        attention_mask: npt.ArrayLike | None = None,
+        *,
+        last: int | None = None,
     ) -> npt.NDArray[np.float32]:
         """Logits of every position: ids (B, S) int64 -> (B, S, V) float32.
 
         attention_mask (B, S): 0 where a row is padded, left or right; its logits there mean
-        nothing. No KV cache is kept. Raises PromptError or RuntimeFailure.
+        nothing. last: only those of the last so many positions; the others are not computed where
+        the graph allows it. No KV cache is kept. Raises PromptError or RuntimeFailure.
         """
         tokens = _integers("ids", ids)
         if tokens.ndim != 2 or not tokens.size:
@@ -199,15 +214,19 @@ class Model:
             ATTENTION_MASK: mask,
             POSITION_IDS: np.maximum(mask.cumsum(1) - 1, 0),
         }
+        if last is not None and not 1 <= last <= tokens.shape[1]:
+            raise PromptError(f"last must lie in 1 to {tokens.shape[1]}, but is {last}")
         spec = self.spec
         for past in spec.inputs[len(feeds) :]:
             shape = (len(tokens), spec.n_head, 0, spec.head_dim)
             feeds[past.name] = np.zeros(shape, past.dtype)
+        if last is not None and self._keeps:
+            feeds[NUM_LOGITS_TO_KEEP] = np.asarray(last, np.int64)
         try:
             result: npt.NDArray[np.float32] = self._session.run([LOGITS], feeds)[0]
         except Exception as reason:  # onnxruntime has no base class for its errors
             raise RuntimeFailure(f"{self.providers[0]} failed: {plain_reason(reason)}") from None
-        return result
+        return result if last is None else result[:, -last:]
 
     def open_decoder(self, batch: int, capacity: int) -> Decoder:
         """The bare model with a KV cache for `batch` rows of at most `capacity` tokens.
