@@ -42,22 +42,19 @@ class Original:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._model = checkpoint.model.eval()
 
-    def __call__(self, ids: Ints, attention_mask: Ints | None = None) -> Floats32:
+    def __call__(self, ids: Ints, attention_mask: Ints | None = None, *, last: int = 0) -> Floats32:
+        """`last`: only the logits of the last so many positions, (B, last, V); 0: of all."""
         import torch
 
         mask = None if attention_mask is None else torch.from_numpy(attention_mask)
         with torch.inference_mode():
-            logits: Floats32 = self._model(torch.from_numpy(ids), mask)[0].numpy()
+            found = self._model(torch.from_numpy(ids), mask, num_logits_to_keep=last)[0]
+        logits: Floats32 = found.numpy()
         return logits
 
     def last(self, ids: Ints, count: int) -> Floats32:
-        """Logits of the last so many positions, (B, count, V)."""
-        import torch
-
-        with torch.inference_mode():
-            rows = self._model(torch.from_numpy(ids), num_logits_to_keep=count)[0]
-        logits: Floats32 = rows.numpy()
-        return logits
+        """Logits of the last so many positions."""
+        return self(ids, last=count)
 
     def greedy(self, prompts: Ints, new_tokens: int) -> Ints:
         """The likeliest continuations (B, M) of prompts (B, P); end-of-text ends nothing."""

@@ -425,7 +425,7 @@ def test_logits_that_are_no_numbers_never_pass(
     files = ["--json", tmp_path / "r.json", "--html", tmp_path / "r.html"]
     with monkeypatch.context() as patch:
         logits = Model.logits
-        patch.setattr(Model, "logits", lambda *given: logits(*given) * np.nan)
+        patch.setattr(Model, "logits", lambda *given, **kept: logits(*given, **kept) * np.nan)
         for limits in ([], ["--max-ppl-increase", "900%"], ["--min-top1-agreement", "0"]):
             done = run(*base, *files, *limits, "--generate", 1)
             assert done.code == 1
@@ -433,7 +433,7 @@ def test_logits_that_are_no_numbers_never_pass(
             assert json.loads((tmp_path / "r.json").read_text())["outcome"] == "fail"
             assert "FAIL: 4 of 4 fail" in (tmp_path / "r.html").read_text()
     called = Original.__call__
-    monkeypatch.setattr(Original, "__call__", lambda *given: called(*given) * np.nan)
+    monkeypatch.setattr(Original, "__call__", lambda *a, **o: called(*a, **o) * np.nan)
     failed(run(*base), "the original's logits are not finite numbers")
 
 

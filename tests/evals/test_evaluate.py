@@ -152,16 +152,16 @@ def test_flipped_passages_are_named(
     tokenizer = Tokenizer.from_folder(tiny_bundle)
     answers = [tokenizer.encode("it binds a") + tokenizer.encode(f" {word}") for word in words]
 
-    def knowing(known: list[list[int]], ids: np.ndarray) -> np.ndarray:
+    def knowing(known: list[list[int]], ids: np.ndarray, last: int = 0) -> np.ndarray:
         out = np.zeros((*ids.shape, 400), np.float32)
         for row, fed in enumerate(ids):
             for answer in known:
                 if fed[: len(answer) - 1].tolist() == answer[:-1]:
                     out[row, range(len(answer) - 1), answer[1:]] = 9.0
-        return out
+        return out[:, -last:]
 
-    monkeypatch.setattr(Original, "__call__", lambda _, ids, *__: knowing(answers, ids))
-    monkeypatch.setattr(Model, "logits", lambda _, ids, *__: knowing(answers[:2], ids))
+    monkeypatch.setattr(Original, "__call__", lambda _, ids, *__, **o: knowing(answers, ids, **o))
+    monkeypatch.setattr(Model, "logits", lambda _, ids, *__, **o: knowing(answers[:2], ids, **o))
     result = evaluate(
         Bundle.open(tiny_bundle), tiny_folder, text, variants=["int8"], max_tokens=40,
         window=32, lambada=passages, thresholds=Thresholds(max_lambada_drop=1.0),
@@ -215,8 +215,8 @@ def test_a_variant_that_is_broken_never_passes(
 
     logits = Model.logits
 
-    def broken(self: Model, *given: np.ndarray) -> np.ndarray:
-        out = logits(self, *given)
+    def broken(self: Model, *given: np.ndarray, **options: int) -> np.ndarray:
+        out = logits(self, *given, **options)
         out[..., 3] = np.nan
         return out
 

@@ -140,3 +140,13 @@ def test_a_vocabulary_bigger_than_the_model(changed: Changed) -> None:
 
     with pytest.raises(TokenizerError, match="401 ids, the model 400"):
         load(changed(grow))
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp32-portable", "int4"])
+def test_logits_of_the_last_positions(variants: dict[str, Model], name: str) -> None:
+    ids = np.arange(40).reshape(2, 20)
+    whole = variants[name].logits(ids)
+    np.testing.assert_allclose(variants[name].logits(ids, last=7), whole[:, -7:], atol=2e-4)
+    for last in (0, 21):
+        with pytest.raises(PromptError, match="last must lie in 1 to 20"):
+            variants[name].logits(ids, last=last)
