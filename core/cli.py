@@ -19,6 +19,7 @@ from .cli_check import bench, evaluate, info
 from .cli_data import data
 from .cli_make import export, quantize
 from .cli_run import generate
+from .cli_tasks import ask_tasks
 from .cli_train import train
 from .cli_watch import plot
 from .errors import Gpt2EdgeError
@@ -66,7 +67,7 @@ def cli() -> None:
     """GPT-2 from PyTorch to quantized ONNX on the device, with the drift measured."""
 
 
-for command in (data, train, plot, export, quantize, generate, evaluate, bench, info):
+for command in (data, train, plot, export, quantize, generate, evaluate, ask_tasks, bench, info):
     cli.add_command(command)
 
 

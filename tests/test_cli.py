@@ -24,7 +24,18 @@ from gpt2edge.model import save_checkpoint, train_vocabulary
 from gpt2edge.model.gpt2 import GPT2, initialize
 
 TEXT = "the cat sat on the mat and the dog sat on the log. " * 40
-VERBS = ("data", "train", "plot", "export", "quantize", "generate", "eval", "bench", "info")
+VERBS = (
+    "data",
+    "train",
+    "plot",
+    "export",
+    "quantize",
+    "generate",
+    "eval",
+    "tasks",
+    "bench",
+    "info",
+)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ class Encoded:
         return (*self.context, *self.target)[:-1]
 
 
+EncodedItem = tuple[Encoded, ...]
+
+
 def encode_pair(pair: Pair, tokenizer: Tokenizer, *, window: int) -> Encoded:
     """Token ids of context and text; raises PromptError for a text without tokens or too long."""
     context, text = pair
