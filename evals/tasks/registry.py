@@ -9,12 +9,16 @@ from typing import Any
 
 from ...errors import EvalError
 from ...files import sha256_of
+from .bias_tasks import crows_pairs, stereoset, winobias
 from .choice_tasks import arc, copa, hellaswag, piqa
+from .last_word_task import lambada
 from .rows import Rows
 from .schema_tasks import winograd, winogrande
 from .task import Task
 
-_TASKS: tuple[Callable[[], Task], ...] = (hellaswag, piqa, arc, copa, winograd, winogrande)
+_TASKS: tuple[Callable[[], Task], ...] = (
+    lambada, hellaswag, piqa, arc, copa, winograd, winogrande, crows_pairs, stereoset, winobias,
+)  # fmt: skip
 
 
 def tasks() -> Mapping[str, Task]:

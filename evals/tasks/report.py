@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..bootstrap import Interval
 from .compare import Comparison
 
 FORMAT = "gpt2edge-tasks"
@@ -99,8 +100,8 @@ class TasksReport:
                         + (f", {found.group}" if found.group else ""),
                         f"{found.items:,}",
                         variant.name,
-                        _shown(found.original, found),
-                        _shown(found.variant, found),
+                        _shown(found.original, found) + _ends(found.original_interval, found),
+                        _shown(found.variant, found) + _ends(found.variant_interval, found),
                         f"{_shown(found.difference, found, '+')} "
                         f"[{_shown(found.low, found, '+')}, {_shown(found.high, found, '+')}]",
                         f"{found.p_value:.3f}",
@@ -141,6 +142,12 @@ def _shown(value: float, found: Comparison, sign: str = "") -> str:
         return str(value)
     shown = 100 * value if found.percent else value
     return f"{shown:{sign}.2f}" if abs(shown) < 1e6 else f"{shown:{sign}.3e}"
+
+
+def _ends(interval: Interval | None, found: Comparison) -> str:
+    if interval is None:
+        return ""
+    return f" [{_shown(interval.low, found)}, {_shown(interval.high, found)}]"
 
 
 def _padded(cell: str, width: int, column: int) -> str:

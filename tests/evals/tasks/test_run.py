@@ -124,7 +124,7 @@ def test_contexts_longer_than_the_window_are_cut_and_counted(
         ("winogrande", "NAME=FILE"),
         ("winogrande=", "NAME=FILE"),
         ("=a", "there is no task ''"),
-        ("chess=a", "there is no task 'chess'; there are hellaswag,"),
+        ("chess=a", "there is no task 'chess'; there are lambada,"),
         ("winogrande=no.jsonl", "no.jsonl: no such file"),
     ],
 )
