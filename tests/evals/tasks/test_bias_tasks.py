@@ -31,7 +31,8 @@ def test_crows_pairs(put) -> None:
     path = put(
         "crows.csv",
         ",sent_more,sent_less,stereo_antistereo,bias_type\n"
-        '0,"Cats, all of them, lie.",Dogs lie.,stereo,animals\n1,Old cats lie.,Cats lie.,antistereo,age\n',
+        '0,"Cats, all of them, lie.",Dogs lie.,stereo,animals\n'
+        "1,Old cats lie.,Cats lie.,antistereo,age\n",
     )
     first, second = items(crows_pairs(), path)
     assert first.pairs == (("", "Cats, all of them, lie."), ("", "Dogs lie."))
