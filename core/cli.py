@@ -36,6 +36,8 @@ _EXTRAS = {
     "matplotlib": "evals",
     "psutil": "evals",
     "scipy": "evals",
+    "sacrebleu": "evals",
+    "rouge_score": "evals",
     "tensorboard": "train",
     "datasketch": "train",
     "pyarrow": "train",

@@ -11,13 +11,16 @@ from ...errors import EvalError
 from ...files import sha256_of
 from .bias_tasks import crows_pairs, stereoset, winobias
 from .choice_tasks import arc, copa, hellaswag, piqa
+from .cloze_task import cbt
 from .last_word_task import lambada
 from .rows import Rows
 from .schema_tasks import winograd, winogrande
 from .task import Task
+from .writing_tasks import coqa, squad, tldr, wmt_en_fr, wmt_fr_en
 
 _TASKS: tuple[Callable[[], Task], ...] = (
-    lambada, hellaswag, piqa, arc, copa, winograd, winogrande, crows_pairs, stereoset, winobias,
+    lambada, cbt, hellaswag, piqa, arc, copa, winograd, winogrande,
+    crows_pairs, stereoset, winobias, tldr, wmt_en_fr, wmt_fr_en, squad, coqa,
 )  # fmt: skip
 
 

@@ -149,7 +149,7 @@ def _sample(collected: Sequence[Collected]) -> str:
             text
             for item in found.items[:100]
             for text in (
-                (item.prompt,)
+                (item.prompt + item.ending,)
                 if isinstance(item, Generate)
                 else (context + after for context, after in item.pairs)
             )

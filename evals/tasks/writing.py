@@ -22,15 +22,16 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])([\"')\]]*)\s+")
 
 
 def encode_prompt(item: Generate, tokenizer: Tokenizer, *, window: int) -> Encoded:
-    """The prompt's tokens, cut from the left to leave room for new ones; PromptError for none."""
-    ids = tokenizer.encode(item.prompt)
-    room = window + 1 - item.max_tokens
+    """The prompt's tokens, cut to leave room for new ones; PromptError for none, or no room."""
+    ids, ending = tokenizer.encode(item.prompt), tokenizer.encode(item.ending)
+    room = window + 1 - item.max_tokens - len(ending)
     if not ids:
         raise PromptError("the prompt is empty")
     if room < 1:
         raise PromptError(f"{item.max_tokens} new tokens exceed the window of {window}")
     cut = max(0, len(ids) - room)
-    return Encoded(tuple(ids[cut:]), (), 0, cut)
+    kept = ids[:room] + ending if ending else ids[cut:]
+    return Encoded(tuple(kept), (), 0, cut)
 
 
 def write_texts(

@@ -188,3 +188,32 @@ def test_an_original_without_numbers_is_no_yardstick(
             Bundle.open(tiny_bundle), folder, [parse_source(f"winogrande={questions}")],
             variants=["fp32"],
         )  # fmt: skip
+
+
+def test_written_texts_are_compared(
+    tiny_bundle: Path, tiny_folder: Path, put, tmp_path: Path, capsys
+) -> None:
+    """One task of each way to measure a text; fp32 writes what the original writes."""
+    english = put("t.eng", "A class.\nA module is an object.\n")
+    french = put("t.fra", "Une classe.\nUn module est un objet.\n")
+    article = put("a.jsonl", json.dumps({"article": "A class. " * 9, "highlights": "Classes."}))
+    question = {"context": "A class.", "question": "What?", "answers": {"text": ["A class"]}}
+    squad = put("s.jsonl", json.dumps(question))
+    code = cli("tasks", tiny_bundle, "--against", tiny_folder,
+               "--task", f"wmt_en_fr={english},{french}", "--task", f"tldr={article}",
+               "--task", f"squad={squad}",
+               "--variant", "fp32", "--variant", "int4", "--json", tmp_path / "r.json")  # fmt: skip
+    assert code == 0
+    out = capsys.readouterr().out
+    found = {task["name"]: task["variants"] for task in
+             json.loads((tmp_path / "r.json").read_text())["tasks"]}  # fmt: skip
+    metrics = {name: [c["metric"] for c in variants[0]["comparisons"]]
+               for name, variants in found.items()}  # fmt: skip
+    assert metrics == {"wmt_en_fr": ["bleu"], "tldr": ["rouge1", "rouge2", "rougeL"],
+                       "squad": ["f1", "exact_match"]}  # fmt: skip
+    for fp32, int4 in found.values():
+        assert fp32["changed_texts"] == []
+        assert all(c["difference"] == 0 for c in fp32["comparisons"])
+        if int4["changed_texts"]:
+            assert f"int4 writes {len(int4['changed_texts'])} of" in out
+    assert any(int4["changed_texts"] for _, int4 in found.values())
