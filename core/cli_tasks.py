@@ -31,7 +31,7 @@ _COUNT = click.IntRange(min=1)
     multiple=True,
     required=True,
     metavar="NAME=FILE",
-    help="A task and its data; several may be given. FILE,FILE where a task reads two.",
+    help="A task and its data; may be repeated. FILE,FILE where it reads two; or hub:DATASET.",
 )
 @click.option("--variant", "variants", multiple=True, help="Only this one; may be repeated.")
 @click.option("--limit", type=_COUNT, help="Only the first so many items of each task.")
@@ -53,6 +53,11 @@ def ask_tasks(
     markdown_file: Path | None,
 ) -> int:
     """Ask the original and every variant of BUNDLE the same questions, and compare item by item.
+
+    \b
+    NAME is one of lambada, cbt, hellaswag, piqa, arc, copa, winograd, winogrande,
+    crows_pairs, stereoset, winobias, tldr, wmt_en_fr, wmt_fr_en, squad, coqa,
+    or a TOML file that declares a task of your own.
 
     Exit code 0: measured; 1: a variant's likelihoods are no numbers; 2: could not run.
     """

@@ -60,7 +60,7 @@ def encode_pair(pair: Pair, tokenizer: Tokenizer, *, window: int) -> Encoded:
         if tokenizer.eos_id is None:
             raise EvalError("a text without a context needs <|endoftext|> in the vocabulary")
         before, target = [tokenizer.eos_id], tokenizer.encode(text)
-    if not target:
+    if not text.strip() or not target:
         raise PromptError("a text to be scored is empty")
     room = window + 1 - len(target)
     if room < 1:

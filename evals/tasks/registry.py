@@ -12,10 +12,12 @@ from ...files import sha256_of
 from .bias_tasks import crows_pairs, stereoset, winobias
 from .choice_tasks import arc, copa, hellaswag, piqa
 from .cloze_task import cbt
+from .hub import HUB, hub_rows
 from .last_word_task import lambada
 from .rows import Rows
 from .schema_tasks import winograd, winogrande
 from .task import Task
+from .user_task import load_task
 from .writing_tasks import coqa, squad, tldr, wmt_en_fr, wmt_fr_en
 
 _TASKS: tuple[Callable[[], Task], ...] = (
@@ -31,16 +33,18 @@ def tasks() -> Mapping[str, Task]:
 
 @dataclass(frozen=True)
 class Source:
-    """A task and the files to read it from."""
+    """A task and where to read it from."""
 
     task: Task
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] = ()
+    hub: str = ""
+    """hub:NAME; then there are no files."""
 
     def __str__(self) -> str:
-        return ",".join(map(str, self.files))
+        return self.hub or ",".join(map(str, self.files))
 
     def rows(self) -> Rows:
-        return self.task.read(self.files)
+        return hub_rows(self.hub) if self.hub else self.task.read(self.files)
 
     def facts(self) -> dict[str, Any]:
         """What a report says of the data."""
@@ -48,16 +52,25 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """NAME=FILE, or NAME=FILE,FILE where a task reads two; raises EvalError for anything else."""
+    """NAME=FILE, NAME=FILE,FILE where a task reads two, or NAME=hub:DATASET.
+
+    NAME is a task that is built in, or a TOML file that declares one. Raises EvalError.
+    """
     name, equals, where = text.partition("=")
     known = tasks()
     if not equals or not where:
         raise EvalError(f"a task is given as NAME=FILE, not as {text!r}")
-    if name not in known:
-        raise EvalError(f"there is no task {name!r}; there are {', '.join(known)}")
+    if name.endswith(".toml"):
+        task = load_task(Path(name))
+    elif name in known:
+        task = known[name]
+    else:
+        raise EvalError(f"there is no task {name!r}; there are {', '.join(known)}, or a .toml file")
+    if where.startswith(HUB):
+        return Source(task, hub=where)
     whole = Path(where)
     files = (whole,) if whole.exists() else tuple(map(Path, where.split(",")))
     for file in files:
         if not file.is_file():
             raise EvalError(f"{file}: no such file")
-    return Source(known[name], files)
+    return Source(task, files)

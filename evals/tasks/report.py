@@ -32,12 +32,12 @@ class TaskResult:
     name: str
     paper: str
     data: Mapping[str, Any]
-    """Source and sha256 of every file."""
+    """Source, sha256 of every file, and of the items that were asked."""
     items: int
     bad_rows: int
     first_bad_row: str
     cut_contexts: int
-    """Items that lost the beginning of their context to the window."""
+    """Items whose context was longer than the window."""
     variants: tuple[VariantAnswers, ...]
 
 
@@ -121,7 +121,7 @@ class TasksReport:
             if task.cut_contexts:
                 lines.append(
                     f"{task.name}: {task.cut_contexts:,} contexts were longer than the window and "
-                    "lost their beginning"
+                    "were cut"
                 )
             for variant in task.variants:
                 if variant.changed_texts:

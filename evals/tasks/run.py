@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -106,7 +107,10 @@ def _measure(
     return TaskResult(
         name=task.name,
         paper=task.paper,
-        data=source.facts(),
+        data={
+            **source.facts(),
+            "items_sha256": hashlib.sha256(repr(found.items).encode()).hexdigest(),
+        },
         items=len(found.items),
         bad_rows=len(found.bad),
         first_bad_row=f"{found.bad[0].where}: {found.bad[0].reason}" if found.bad else "",

@@ -36,7 +36,7 @@ class Collected:
 
     @property
     def cut(self) -> int:
-        """How many items lost the beginning of a context to the window."""
+        """How many items have a context that was longer than the window."""
         return sum(any(part.cut for part in parts) for parts in self.encoded)
 
 
