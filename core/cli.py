@@ -21,6 +21,7 @@ from .cli_eval import evaluate
 from .cli_harness import lm_eval
 from .cli_make import export, quantize
 from .cli_run import generate
+from .cli_tasks import ask_tasks
 from .cli_train import train
 from .cli_watch import plot
 from .errors import Gpt2EdgeError
@@ -37,6 +38,8 @@ _EXTRAS = {
     "matplotlib": "evals",
     "psutil": "evals",
     "scipy": "evals",
+    "sacrebleu": "evals",
+    "rouge_score": "evals",
     "tensorboard": "train",
     "datasketch": "train",
     "pyarrow": "train",
@@ -69,7 +72,19 @@ def cli() -> None:
     """GPT-2 from PyTorch to quantized ONNX on the device, with the drift measured."""
 
 
-for command in (data, train, plot, export, quantize, generate, evaluate, lm_eval, bench, info):
+for command in (
+    data,
+    train,
+    plot,
+    export,
+    quantize,
+    generate,
+    evaluate,
+    ask_tasks,
+    lm_eval,
+    bench,
+    info,
+):
     cli.add_command(command)
 
 

@@ -37,6 +37,7 @@ VERBS = (
     "generate",
     "eval",
     "lm-eval",
+    "tasks",
     "bench",
     "info",
 )

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from ...errors import EvalError
 from .metrics import accuracy, accuracy_norm
 from .requests import Choice
-from .rows import BadRow, Row, Rows, lines_of, only, read_table, read_text
+from .rows import BadRow, Malformed, Row, Rows, lines_of, only, read_table, read_text
 from .task import Task
 
 _BRACKETS = re.compile(r"\[.*?\]")
@@ -103,7 +103,7 @@ def _arc(row: Row) -> list[Choice]:
         stem = row.text("question")
     key = row.text("answerKey")
     if key not in names or len(texts) != len(names) or len(texts) < 2:
-        raise EvalError(f"answerKey {key!r} is none of {names}")
+        raise Malformed(f"answerKey {key!r} is none of {names}")
     options_after = [f" {text}" for text in texts]
     prompt = f"Question: {stem}\nAnswer:"
     return [Choice.after(row.where, prompt, options_after, names.index(key))]
@@ -112,7 +112,7 @@ def _arc(row: Row) -> list[Choice]:
 def _copa(row: Row) -> list[Choice]:
     link = {"cause": "because", "effect": "therefore"}.get(row.text("question"))
     if link is None:
-        raise EvalError(f"question must be cause or effect, but is {row.text('question')!r}")
+        raise Malformed(f"question must be cause or effect, but is {row.text('question')!r}")
     options = [row.text("choice1"), row.text("choice2")]
     return [
         Choice.after(

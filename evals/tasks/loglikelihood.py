@@ -42,6 +42,9 @@ class Encoded:
         return (*self.context, *self.target)[:-1]
 
 
+EncodedItem = tuple[Encoded, ...]
+
+
 def encode_pair(pair: Pair, tokenizer: Tokenizer, *, window: int) -> Encoded:
     """Token ids of context and text; raises PromptError for a text without tokens or too long."""
     context, text = pair
@@ -57,7 +60,7 @@ def encode_pair(pair: Pair, tokenizer: Tokenizer, *, window: int) -> Encoded:
         if tokenizer.eos_id is None:
             raise EvalError("a text without a context needs <|endoftext|> in the vocabulary")
         before, target = [tokenizer.eos_id], tokenizer.encode(text)
-    if not target:
+    if not text.strip() or not target:
         raise PromptError("a text to be scored is empty")
     room = window + 1 - len(target)
     if room < 1:

@@ -25,8 +25,6 @@ class Metric:
     """Whether an item's number is 1 or 0, so that it can flip."""
     percent: bool = True
     """Whether people read it times a hundred."""
-    lower_is_better: bool | None = False
-    """None: neither end is good."""
     by_group: bool = False
     """Whether each group of items is reported as well."""
 
@@ -65,7 +63,7 @@ def last_word_accuracy_filtered() -> Metric:
 def last_word_perplexity() -> Metric:
     """exp of the mean loss a word, not a token."""
     return Metric(
-        name="perplexity", percent=False, lower_is_better=True, of=_word_loss,
+        name="perplexity", percent=False, of=_word_loss,
         combine=lambda totals, items: exp_or_inf(float(totals[0]) / items),
     )  # fmt: skip
 

@@ -56,6 +56,9 @@ class Generate:
     references: tuple[str, ...]
     """Any one of them is right."""
     max_tokens: int
+    ending: str = ""
+    """Stands after the prompt. With it a prompt too long for the window loses its end and not its
+    beginning."""
     stop: tuple[str, ...] = ()
     """Texts at which writing ends; they are not part of the answer."""
     sentences: int = 0

@@ -20,6 +20,10 @@ from ...files import quoted, read_json
 MAX_JSON_BYTES = 1 << 30
 
 
+class Malformed(EvalError):
+    """One row cannot be used; the message says why, and whoever catches it adds where."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One row as the file has it."""
@@ -28,19 +32,19 @@ class Row:
     data: Mapping[str, Any]
 
     def text(self, name: str) -> str:
-        """A field that holds a text which is not blank; EvalError says what is there instead."""
+        """A field that holds a text which is not blank; Malformed says what is there instead."""
         value = self._get(name)
         if not isinstance(value, str) or not value.strip():
-            raise EvalError(f"field {name!r} must be a text, but is {quoted(value)}")
+            raise Malformed(f"field {name!r} must be a text, but is {quoted(value)}")
         return value
 
     def texts(self, name: str, *, least: int = 1) -> list[str]:
         """A field that holds several texts."""
         value = self._get(name)
         if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
-            raise EvalError(f"field {name!r} must be a list of texts, but is {quoted(value)}")
+            raise Malformed(f"field {name!r} must be a list of texts, but is {quoted(value)}")
         if len(value) < least:
-            raise EvalError(f"field {name!r} must hold {least} texts, but holds {len(value)}")
+            raise Malformed(f"field {name!r} must hold {least} texts, but holds {len(value)}")
         return value
 
     def index(self, name: str, count: int, *, first: int = 0) -> int:
@@ -53,7 +57,7 @@ class Row:
             value = int(value)
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole or not first <= value < first + count:
-            raise EvalError(
+            raise Malformed(
                 f"field {name!r} must be {first} to {first + count - 1}, but is {quoted(value)}"
             )
         return int(value) - first
@@ -62,14 +66,14 @@ class Row:
         """A field that holds fields of its own."""
         value = self._get(name)
         if not isinstance(value, dict):
-            raise EvalError(f"field {name!r} must hold fields, but is {quoted(value)}")
+            raise Malformed(f"field {name!r} must hold fields, but is {quoted(value)}")
         return Row(self.where, value)
 
     def rows(self, name: str) -> list[Row]:
         """A field that holds a list of rows."""
         value = self._get(name)
         if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
-            raise EvalError(f"field {name!r} must be a list of objects, but is {quoted(value)}")
+            raise Malformed(f"field {name!r} must be a list of objects, but is {quoted(value)}")
         return [Row(self.where, part) for part in value]
 
     def __contains__(self, name: str) -> bool:
@@ -77,7 +81,7 @@ class Row:
 
     def _get(self, name: str) -> Any:
         if name not in self.data:
-            raise EvalError(
+            raise Malformed(
                 f"has no field {name!r}; there are {quoted(sorted(map(str, self.data)))}"
             )
         return self.data[name]

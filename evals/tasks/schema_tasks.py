@@ -6,10 +6,9 @@ sentence, which is the same for all: a candidate's own frequency does not count.
 
 from __future__ import annotations
 
-from ...errors import EvalError
 from .metrics import accuracy
 from .requests import Choice
-from .rows import Row
+from .rows import Malformed, Row
 from .task import Task
 
 _POSSESSIVES = frozenset(("my", "his", "her", "our", "their"))
@@ -33,7 +32,7 @@ def winograd() -> Task:
 def _winogrande(row: Row) -> list[Choice]:
     before, gap, after = row.text("sentence").partition("_")
     if not gap or not after.strip():
-        raise EvalError("the sentence has no _ with words after it")
+        raise Malformed("the sentence has no _ with words after it")
     options = [row.text("option1"), row.text("option2")]
     pairs = tuple((before + option, f" {after.strip()}") for option in options)
     return [Choice(where=row.where, pairs=pairs, right=row.index("answer", 2, first=1))]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import EvalError, PromptError
+from .loglikelihood import EncodedItem
 from .metrics import Metric
 from .requests import Item
-from .rows import BadRow, Row, Rows, read_table
+from .rows import BadRow, Malformed, Row, Rows, read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,37 +21,54 @@ class Task:
     paper: str
     """Whose task, and whose way of scoring."""
     items: Callable[[Row], Iterable[Item]]
-    """What is asked about one row; raises EvalError where the row is malformed."""
+    """What is asked about one row; raises Malformed where the row is."""
     metrics: tuple[Metric, ...]
     read: Callable[[Sequence[Path]], Rows] = read_table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Collected:
     """The items of a task, and the rows that gave none."""
 
     items: tuple[Item, ...]
+    encoded: tuple[EncodedItem, ...]
     bad: tuple[BadRow, ...]
+
+    @property
+    def cut(self) -> int:
+        """How many items have a context that was longer than the window."""
+        return sum(any(part.cut for part in parts) for parts in self.encoded)
 
 
 def collect(
-    task: Task, rows: Rows, source: str, *, limit: int | None = None, skip_bad: bool = False
+    task: Task,
+    rows: Rows,
+    source: str,
+    encode: Callable[[Item], EncodedItem],
+    *,
+    limit: int | None = None,
+    skip_bad: bool = False,
 ) -> Collected:
-    """Items of the rows, the first `limit` of them.
+    """Items of the rows, the first `limit` of them, as texts and as tokens.
 
     Raises EvalError for no item at all, and, unless `skip_bad`, for any malformed row, with their
     number and the first. Rows after the last item that is asked for are not looked at.
     """
     items: list[Item] = []
+    encoded: list[EncodedItem] = []
     bad: list[BadRow] = []
     for row in rows:
         if isinstance(row, BadRow):
             bad.append(row)
             continue
         try:
-            items += task.items(row)
-        except (EvalError, PromptError) as reason:
+            found = list(task.items(row))
+            tokens = [encode(item) for item in found]
+        except (Malformed, PromptError) as reason:
             bad.append(BadRow(row.where, str(reason)))
+            continue
+        items += found
+        encoded += tokens
         if limit is not None and len(items) >= limit:
             break
     if bad and not (skip_bad and items):
@@ -62,4 +80,4 @@ def collect(
         )
     if not items:
         raise EvalError(f"{source}: holds no item of {task.name}")
-    return Collected(tuple(items[:limit]), tuple(bad))
+    return Collected(items=tuple(items[:limit]), encoded=tuple(encoded[:limit]), bad=tuple(bad))

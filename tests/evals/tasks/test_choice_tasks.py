@@ -14,8 +14,13 @@ from gpt2edge.evals.tasks.schema_tasks import winograd, winogrande
 from gpt2edge.evals.tasks.task import Task, collect
 
 
+def untold(_: object) -> tuple[()]:
+    """No tokens: these tests are about texts."""
+    return ()
+
+
 def items(task: Task, *files: Path) -> tuple[Choice, ...]:
-    return collect(task, task.read(files), "here").items
+    return collect(task, task.read(files), "here", untold).items
 
 
 def lines(*rows: object) -> str:
@@ -161,7 +166,7 @@ def test_malformed_rows_are_counted_and_the_first_is_shown(put, bad: str, words:
     with pytest.raises(EvalError, match=rf"2 rows .* dev.jsonl:2: .*{words}.*--skip-bad"):
         items(winogrande(), path)
     task = winogrande()
-    kept = collect(task, task.read([path]), "here", skip_bad=True)
+    kept = collect(task, task.read([path]), "here", untold, skip_bad=True)
     assert len(kept.items) == 1
     assert [row.where for row in kept.bad] == ["dev.jsonl:2", "dev.jsonl:4"]
 
@@ -169,13 +174,13 @@ def test_malformed_rows_are_counted_and_the_first_is_shown(put, bad: str, words:
 def test_only_bad_rows_are_an_error_even_if_skipped(put) -> None:
     task = winogrande()
     with pytest.raises(EvalError, match="1 row cannot be used"):
-        collect(task, task.read([put("dev.jsonl", "{}\n")]), "here", skip_bad=True)
+        collect(task, task.read([put("dev.jsonl", "{}\n")]), "here", untold, skip_bad=True)
 
 
 def test_the_limit_takes_the_first_items(put) -> None:
     path = put("dev.jsonl", f"{json.dumps(GOOD)}\n" * 3 + "{\n")
     task = winogrande()
-    assert len(collect(task, task.read([path]), "here", limit=2).items) == 2
+    assert len(collect(task, task.read([path]), "here", untold, limit=2).items) == 2
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_context_and_text_as_tokens(tokenizer) -> None:
     assert " six".endswith(tokenizer.decode(cut.context)[-3:])
 
 
-@pytest.mark.parametrize("text", ["", "a" + " b" * 300, "\ud800"])
+@pytest.mark.parametrize("text", ["", " ", "a" + " b" * 300, "\ud800"])
 def test_texts_that_cannot_be_scored(tokenizer, text: str) -> None:
     with pytest.raises(PromptError):
         encode_pair(("context", text), tokenizer, window=256)

@@ -1,0 +1,88 @@
+"""The verb that asks zero-shot tasks: tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from .bundle import Bundle
+from .cli_make import example, threads_option
+from .files import check_writable, write_file
+
+_PATH = click.Path(path_type=Path)
+_COUNT = click.IntRange(min=1)
+
+
+@click.command(
+    "tasks",
+    short_help="Zero-shot tasks, the original beside every variant.",
+    epilog=example(
+        "gpt2edge tasks bundle --against checkpoint --task hellaswag=hellaswag_val.jsonl "
+        "--limit 500"
+    ),
+)
+@click.argument("bundle", type=_PATH)
+@click.option("--against", required=True, help="The original: a checkpoint folder or a Hub id.")
+@click.option(
+    "--task",
+    "sources",
+    multiple=True,
+    required=True,
+    metavar="NAME=FILE",
+    help="A task and its data; may be repeated. FILE,FILE where it reads two; or hub:DATASET.",
+)
+@click.option("--variant", "variants", multiple=True, help="Only this one; may be repeated.")
+@click.option("--limit", type=_COUNT, help="Only the first so many items of each task.")
+@click.option("--skip-bad", is_flag=True, help="Leave malformed rows out instead of failing.")
+@click.option("--provider", default="cpu", show_default=True)
+@threads_option
+@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it.")
+@click.option("--markdown", "markdown_file", type=_PATH, help="Write the table as Markdown.")
+def ask_tasks(
+    bundle: Path,
+    against: str,
+    sources: tuple[str, ...],
+    variants: tuple[str, ...],
+    limit: int | None,
+    skip_bad: bool,
+    provider: str,
+    threads: int | None,
+    json_file: str | None,
+    markdown_file: Path | None,
+) -> int:
+    """Ask the original and every variant of BUNDLE the same questions, and compare item by item.
+
+    \b
+    NAME is one of lambada, cbt, hellaswag, piqa, arc, copa, winograd, winogrande,
+    crows_pairs, stereoset, winobias, tldr, wmt_en_fr, wmt_fr_en, squad, coqa,
+    or a TOML file that declares a task of your own.
+
+    Exit code 0: measured; 1: a variant's likelihoods are no numbers; 2: could not run.
+    """
+    from .evals.tasks import parse_source, run_tasks
+
+    for file in (markdown_file, json_file):
+        if file is not None and file != "-":
+            check_writable(Path(file))
+    report = run_tasks(
+        Bundle.open(bundle),
+        against,
+        [parse_source(source) for source in sources],
+        variants=variants or None,
+        limit=limit,
+        skip_bad=skip_bad,
+        provider=provider,
+        threads=threads,
+    )
+    # Files first: a pipe that closes early must not cost the report. But the table in any case.
+    data = json.dumps(report.to_dict(), indent=2)
+    try:
+        if json_file not in (None, "-"):
+            write_file(Path(str(json_file)), data + "\n")
+        if markdown_file is not None:
+            write_file(markdown_file, report.to_markdown())
+    finally:
+        click.echo(data if json_file == "-" else report.to_table())
+    return report.exit_code

@@ -1,0 +1,181 @@
+"""`gpt2edge tasks`: the original in PyTorch and each variant on ONNX Runtime, on the same items."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ...bundle import Bundle
+from ...errors import EvalError
+from ...runtime import Tokenizer, load
+from ..original import common_tokenizer, torch_threads
+from .ask import ask, encode_item
+from .compare import compare
+from .language_model import LanguageModel, OriginalModel, VariantModel
+from .registry import Source
+from .report import TaskResult, TasksReport, VariantAnswers
+from .requests import Generate, Item, Outcome
+from .task import Collected, collect
+
+_TOOLS = (
+    "gpt2edge", "torch", "onnxruntime", "numpy", "scipy", "tiktoken", "sacrebleu", "rouge-score",
+    "datasets",
+)  # fmt: skip
+_SAMPLE = 100_000  # characters by which two tokenizers are compared
+
+
+def run_tasks(
+    bundle: Bundle,
+    checkpoint: str | Path,
+    sources: Sequence[Source],
+    *,
+    variants: Sequence[str] | None = None,
+    limit: int | None = None,
+    skip_bad: bool = False,
+    provider: str = "cpu",
+    threads: int | None = None,
+    progress: bool = True,
+) -> TasksReport:
+    """Ask the checkpoint and the bundle's variants (None: all) every task.
+
+    Args:
+        limit: only the first so many items of each task.
+        skip_bad: leave malformed rows out, and say how many, instead of failing.
+
+    Raises EvalError for data that cannot be used or models that cannot be compared, before
+    anything is measured; and for an original whose likelihoods are no numbers.
+    """
+    from ...model.weights import load_checkpoint
+
+    chosen = list(dict.fromkeys(variants or bundle.manifest.variants))  # each once, in order
+    if not sources or not chosen:
+        raise EvalError("no task was given" if chosen else f"{bundle.path}: holds no variant")
+    models = [load(bundle, name, provider=provider, threads=threads) for name in chosen]
+    original = load_checkpoint(checkpoint)
+    tokenizer = common_tokenizer(bundle, models[0], original, "")
+    window = bundle.config.n_positions
+    collected = [
+        collect(
+            source.task, source.rows(), str(source),
+            lambda item: encode_item(item, tokenizer, window=window),
+            limit=limit, skip_bad=skip_bad,
+        )
+        for source in sources
+    ]  # fmt: skip
+    common_tokenizer(bundle, models[0], original, _sample(collected))
+    asked: list[LanguageModel] = [OriginalModel(original), *map(VariantModel, models)]
+    total = len(asked) * sum(len(parts) for found in collected for parts in found.encoded)
+    with torch_threads(threads), _bar(total, progress) as advance:
+        results = tuple(
+            _measure(source, found, asked, tokenizer, advance)
+            for source, found in zip(sources, collected, strict=True)
+        )
+    return TasksReport(
+        bundle=str(bundle.path),
+        checkpoint=original.source,
+        limit=limit,
+        provider=provider,
+        threads=threads,
+        versions=dict(_versions()),
+        files={name: record.sha256 for name, record in bundle.manifest.files.items()},
+        tasks=results,
+    )
+
+
+def _measure(
+    source: Source,
+    found: Collected,
+    models: Sequence[LanguageModel],
+    tokenizer: Tokenizer,
+    advance: Callable[[int], object],
+) -> TaskResult:
+    task = source.task
+    outcomes = []
+    for model in models:
+        outcomes.append(ask(found.items, found.encoded, model, tokenizer, on_done=advance))
+        if len(outcomes) == 1 and _broken(outcomes[0]):
+            raise EvalError(
+                f"the original's likelihoods on {task.name} are not finite numbers: nothing to "
+                "compare with"
+            )
+    return TaskResult(
+        name=task.name,
+        paper=task.paper,
+        data={
+            **source.facts(),
+            "items_sha256": hashlib.sha256(repr(found.items).encode()).hexdigest(),
+        },
+        items=len(found.items),
+        bad_rows=len(found.bad),
+        first_bad_row=f"{found.bad[0].where}: {found.bad[0].reason}" if found.bad else "",
+        cut_contexts=found.cut,
+        variants=tuple(
+            VariantAnswers(
+                name=model.name,
+                broken=_broken(answers),
+                comparisons=tuple(
+                    comparison
+                    for metric in task.metrics
+                    for comparison in compare(metric, found.items, outcomes[0], answers)
+                ),
+                changed_texts=_changed(found.items, outcomes[0], answers),
+            )
+            for model, answers in zip(models[1:], outcomes[1:], strict=True)
+        ),
+    )
+
+
+def _broken(outcomes: Sequence[Outcome]) -> int:
+    return sum(
+        not isinstance(outcome, str) and not all(math.isfinite(score.nats) for score in outcome)
+        for outcome in outcomes
+    )
+
+
+def _changed(
+    items: Sequence[Item], original: Sequence[Outcome], variant: Sequence[Outcome]
+) -> tuple[str, ...]:
+    rows = zip(items, original, variant, strict=True)
+    return tuple(item.where for item, a, b in rows if isinstance(a, str) and a != b)
+
+
+def _sample(collected: Sequence[Collected]) -> str:
+    """Some text of every task."""
+    share = _SAMPLE // len(collected)
+    return "\n".join(
+        "\n".join(
+            text
+            for item in found.items[:100]
+            for text in (
+                (item.prompt + item.ending,)
+                if isinstance(item, Generate)
+                else (context + after for context, after in item.pairs)
+            )
+        )[:share]
+        for found in collected
+    )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "python", sys.version.split()[0]
+    for name in _TOOLS:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
+
+
+@contextmanager
+def _bar(total: int, progress: bool) -> Iterator[Callable[[int], Any]]:
+    """A progress bar on stderr, where that is a terminal."""
+    from tqdm import tqdm
+
+    shown = progress and sys.stderr.isatty()
+    with tqdm(total=total, unit=" texts", disable=not shown) as bar:
+        yield bar.update
