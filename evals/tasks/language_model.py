@@ -41,8 +41,8 @@ class LanguageModel(Protocol):
     together: bool
     """Whether a row in a batch comes out as it does alone, so that batches may be made."""
 
-    def logits(self, ids: Ints, mask: Ints) -> Floats32:
-        """ids and mask (B, S), padded on the right -> logits (B, S, V)."""
+    def logits(self, ids: Ints, mask: Ints, last: int) -> Floats32:
+        """ids and mask (B, S), padded on the left -> logits of the last places (B, last, V)."""
 
     def follow(
         self, context: Sequence[int], continuations: Sequence[Sequence[int]]
@@ -65,8 +65,8 @@ class VariantModel:
         self.together = model.variant.precision is Precision.FP32
         self._model = model
 
-    def logits(self, ids: Ints, mask: Ints) -> Floats32:
-        return self._model.logits(ids, mask)
+    def logits(self, ids: Ints, mask: Ints, last: int) -> Floats32:
+        return self._model.logits(ids, mask, last=last)
 
     def follow(
         self, context: Sequence[int], continuations: Sequence[Sequence[int]]
@@ -93,8 +93,11 @@ class OriginalModel:
         self.name = "original"
         self.config = checkpoint.config
         self.together = True
-        self.logits = Original(checkpoint)
+        self._whole = Original(checkpoint)
         self._checkpoint = checkpoint
+
+    def logits(self, ids: Ints, mask: Ints, last: int) -> Floats32:
+        return self._whole(ids, mask, last=last)
 
     def follow(
         self, context: Sequence[int], continuations: Sequence[Sequence[int]]

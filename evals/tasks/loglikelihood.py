@@ -5,7 +5,7 @@ do where a text begins with a blank; blanks at the end of the context go to the 
 context is the token <|endoftext|>. What exceeds the window is cut from the left of the context.
 
 A context that several texts share is read once; texts that share none are batched by length. Logits
-of one batch are all that is ever held.
+of the texts of one batch are all that is ever held.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from ...errors import EvalError, PromptError
 from ...runtime import Tokenizer
+from ...runtime.generate import pad_left
 from ..scores import Floats32, Ints, token_nll
 from .language_model import TOKENS_AT_ONCE, LanguageModel
 from .requests import Pair, Score
@@ -90,12 +91,11 @@ def score_pairs(
             scores[i] = _score(pairs[i], predicted, stop_words)
         on_done(len(rows))
     for rows in _batches(pairs, alone, ROWS_AT_ONCE if model.together else 1):
-        ids, mask = _pad_right([pairs[i].fed for i in rows])
-        out = model.logits(ids, mask)
+        fed = [pairs[i].fed for i in rows]
+        ids, mask = pad_left(fed, max(map(len, fed)))
+        out = model.logits(ids, mask, max(len(pairs[i].target) for i in rows))
         for row, i in enumerate(rows):
-            first = len(pairs[i].context) - 1
-            predicted = out[row, first : first + len(pairs[i].target)]
-            scores[i] = _score(pairs[i], predicted, stop_words)
+            scores[i] = _score(pairs[i], out[row, -len(pairs[i].target) :], stop_words)
         on_done(len(rows))
     return [scores[i] for i in range(len(pairs))]
 
@@ -128,15 +128,6 @@ def _batches(pairs: Sequence[Encoded], rows: Sequence[int], most: int) -> Iterat
         batch.append(i)
     if batch:
         yield batch
-
-
-def _pad_right(rows: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
-    ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
-    mask = np.zeros_like(ids)
-    for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
-    return ids, mask
 
 
 def _score(pair: Encoded, predicted: Floats32, stop_words: Ints | None) -> Score:

@@ -10,6 +10,7 @@ import pytest
 
 from gpt2edge.errors import EvalError
 from gpt2edge.evals.lambada import read_passages, score_passages
+from gpt2edge.evals.original import Original
 from gpt2edge.evals.tasks.ask import ask, encode_item, stop_word_ids
 from gpt2edge.evals.tasks.last_word_task import lambada
 from gpt2edge.evals.tasks.stop_words import STOP_WORDS
@@ -28,7 +29,7 @@ def file(put) -> Path:
     return put("l.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
 
 
-def test_it_agrees_with_eval(file: Path, original, tokenizer) -> None:
+def test_it_agrees_with_eval(file: Path, original, tiny_checkpoint, tokenizer) -> None:
     task = lambada()
     found = collect(
         task, task.read([file]), "", lambda item: encode_item(item, tokenizer, window=256)
@@ -38,7 +39,7 @@ def test_it_agrees_with_eval(file: Path, original, tokenizer) -> None:
     assert [(pair.context, pair.target) for (pair,) in found.encoded] == [
         (passage.context, passage.target) for passage in passages
     ]
-    expected = score_passages(passages, original.logits)
+    expected = score_passages(passages, Original(tiny_checkpoint))
     accuracy, _, perplexity = task.metrics
     rows = list(zip(found.items, outcomes, strict=True))
     totals = [

@@ -156,8 +156,8 @@ def test_a_variant_without_numbers_never_passes(
     tiny_bundle: Path, tiny_folder: Path, questions: Path, monkeypatch, capsys
 ) -> None:
     class Broken(VariantModel):
-        def logits(self, ids, mask):
-            return np.full_like(super().logits(ids, mask), np.nan)
+        def logits(self, ids, mask, last):
+            return np.full_like(super().logits(ids, mask, last), np.nan)
 
         def follow(self, context, continuations):
             for logits in super().follow(context, continuations):
