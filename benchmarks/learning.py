@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# 6 x 12 x 384**2 weights in the matrices: 10.6 million without embeddings.
-SIZES = "--n-layer 6 --n-head 6 --n-embd 384 --context 256 --vocab-size 8192".split()
+# 8 x 12 x 320**2 weights in the matrices: 9.8 million without embeddings.
+SIZES = "--n-layer 8 --n-head 5 --n-embd 320 --context 256 --vocab-size 8192".split()
 COURSE = """
     --batch-size 16 --learning-rate 1e-3 --warmup-steps 60 --precision bf16 --eval-every 100
     --sample-every 200
@@ -31,7 +31,7 @@ def main() -> None:
     shared = Path(os.environ.get("GPT2EDGE_DATA", ROOT.parent / "shared" / "data"))
     parser.add_argument("--books", type=Path, default=shared / "books", help="folder of *.txt")
     parser.add_argument("--output", type=Path, default=Path("build/learning"))
-    parser.add_argument("--steps", type=int, default=1600, help="of 4,096 tokens each")
+    parser.add_argument("--steps", type=int, default=1200, help="of 4,096 tokens each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--eval-tokens", type=int, default=50_000)
     options = parser.parse_args()
