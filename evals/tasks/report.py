@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ..bootstrap import Interval
@@ -90,11 +91,14 @@ class TasksReport:
         return f"{self.bundle} against {self.checkpoint}"
 
     def _rows(self) -> Iterator[list[str]]:
+        names = [task.name for task in self.tasks]
         for task in self.tasks:
+            # Asked of several files, a task is told apart by them.
+            alike = names.count(task.name) > 1
             for variant in task.variants:
                 for found in variant.comparisons:
                     yield [
-                        task.name,
+                        f"{task.name} {Path(task.data['source']).name}" if alike else task.name,
                         found.metric
                         + (" %" if found.percent else "")
                         + (f", {found.group}" if found.group else ""),
