@@ -36,6 +36,10 @@ _COUNT = click.IntRange(min=1)
 @click.option("--variant", "variants", multiple=True, help="Only this one; may be repeated.")
 @click.option("--limit", type=_COUNT, help="Only the first so many items of each task.")
 @click.option("--skip-bad", is_flag=True, help="Leave malformed rows out instead of failing.")
+@click.option("--cache", type=_PATH, help="Keep answers here; what is there is not asked again.")
+@click.option(
+    "--workers", type=_COUNT, default=1, show_default=True, help="Processes that share the items."
+)
 @click.option("--provider", default="cpu", show_default=True)
 @threads_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it.")
@@ -47,6 +51,8 @@ def ask_tasks(
     variants: tuple[str, ...],
     limit: int | None,
     skip_bad: bool,
+    cache: Path | None,
+    workers: int,
     provider: str,
     threads: int | None,
     json_file: str | None,
@@ -73,6 +79,8 @@ def ask_tasks(
         variants=variants or None,
         limit=limit,
         skip_bad=skip_bad,
+        cache=cache,
+        workers=workers,
         provider=provider,
         threads=threads,
     )

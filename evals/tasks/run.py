@@ -7,15 +7,20 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ...bundle import Bundle
-from ...errors import EvalError
-from ...runtime import Tokenizer, load
+from ...errors import ConfigError, EvalError
+from ...runtime import load
+from ..kept_store import variant_key
 from ..original import common_tokenizer, torch_threads
-from .ask import ask, encode_item
+from ..provenance import weights_sha256
+from ..workers import threads_each
+from .answers import Questions, answers
+from .ask import encode_item
 from .compare import compare
 from .language_model import LanguageModel, OriginalModel, VariantModel
 from .registry import Source
@@ -38,6 +43,8 @@ def run_tasks(
     variants: Sequence[str] | None = None,
     limit: int | None = None,
     skip_bad: bool = False,
+    cache: Path | None = None,
+    workers: int = 1,
     provider: str = "cpu",
     threads: int | None = None,
     progress: bool = True,
@@ -47,12 +54,17 @@ def run_tasks(
     Args:
         limit: only the first so many items of each task.
         skip_bad: leave malformed rows out, and say how many, instead of failing.
+        cache: a folder to keep answers in; what is there is not asked again.
+        workers: processes that share the items out, each with a model of its own.
 
     Raises EvalError for data that cannot be used or models that cannot be compared, before
     anything is measured; and for an original whose likelihoods are no numbers.
     """
     from ...model.weights import load_checkpoint
 
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, but is {workers}")
+    versions = dict(_versions())
     chosen = list(dict.fromkeys(variants or bundle.manifest.variants))  # each once, in order
     if not sources or not chosen:
         raise EvalError("no task was given" if chosen else f"{bundle.path}: holds no variant")
@@ -69,41 +81,61 @@ def run_tasks(
         for source in sources
     ]  # fmt: skip
     common_tokenizer(bundle, models[0], original, _sample(collected))
-    asked: list[LanguageModel] = [OriginalModel(original), *map(VariantModel, models)]
-    total = len(asked) * sum(len(parts) for found in collected for parts in found.encoded)
+    questions = [
+        Questions(source.task.name, found.items, found.encoded)
+        for source, found in zip(sources, collected, strict=True)
+    ]
+    weights = weights_sha256(original.files)
+    each = threads_each(threads, workers)
+    total = (1 + len(models)) * sum(map(len, questions))
     with torch_threads(threads), _bar(total, progress) as advance:
-        results = tuple(
-            _measure(source, found, asked, tokenizer, advance)
-            for source, found in zip(sources, collected, strict=True)
-        )
+        asked = partial(answers, questions, cache=cache, workers=workers, on_done=advance)
+        outcomes = [
+            asked(
+                OriginalModel(original), tokenizer,
+                identity={"weights": weights, "torch": versions.get("torch")},
+                opener=partial(_open_original, checkpoint, each),
+            )
+        ]  # fmt: skip
+        _check_original(questions, outcomes[0])
+        for model in models:
+            outcomes.append(
+                asked(
+                    VariantModel(model), tokenizer,
+                    identity={"variant": variant_key(bundle, model.variant, provider, versions)},
+                    opener=partial(_open_variant, bundle.path, model.variant.name, provider, each),
+                )
+            )  # fmt: skip
+    results = tuple(
+        _result(source, found, chosen, [model[number] for model in outcomes])
+        for number, (source, found) in enumerate(zip(sources, collected, strict=True))
+    )
     return TasksReport(
         bundle=str(bundle.path),
         checkpoint=original.source,
         limit=limit,
         provider=provider,
         threads=threads,
-        versions=dict(_versions()),
+        versions=versions,
         files={name: record.sha256 for name, record in bundle.manifest.files.items()},
         tasks=results,
     )
 
 
-def _measure(
-    source: Source,
-    found: Collected,
-    models: Sequence[LanguageModel],
-    tokenizer: Tokenizer,
-    advance: Callable[[int], object],
-) -> TaskResult:
-    task = source.task
-    outcomes = []
-    for model in models:
-        outcomes.append(ask(found.items, found.encoded, model, tokenizer, on_done=advance))
-        if len(outcomes) == 1 and _broken(outcomes[0]):
+def _check_original(questions: Sequence[Questions], outcomes: Sequence[Sequence[Outcome]]) -> None:
+    for asked, found in zip(questions, outcomes, strict=True):
+        if _broken(found):
             raise EvalError(
-                f"the original's likelihoods on {task.name} are not finite numbers: nothing to "
+                f"the original's likelihoods on {asked.task} are not finite numbers: nothing to "
                 "compare with"
             )
+
+
+def _result(
+    source: Source, found: Collected, variants: Sequence[str], outcomes: Sequence[Sequence[Outcome]]
+) -> TaskResult:
+    """Of one task: the original's outcomes are the first."""
+    task, original = source.task, outcomes[0]
     return TaskResult(
         name=task.name,
         paper=task.paper,
@@ -117,18 +149,33 @@ def _measure(
         cut_contexts=found.cut,
         variants=tuple(
             VariantAnswers(
-                name=model.name,
-                broken=_broken(answers),
+                name=name,
+                broken=_broken(given),
                 comparisons=tuple(
                     comparison
                     for metric in task.metrics
-                    for comparison in compare(metric, found.items, outcomes[0], answers)
+                    for comparison in compare(metric, found.items, original, given)
                 ),
-                changed_texts=_changed(found.items, outcomes[0], answers),
+                changed_texts=_changed(found.items, original, given),
             )
-            for model, answers in zip(models[1:], outcomes[1:], strict=True)
+            for name, given in zip(variants, outcomes[1:], strict=True)
         ),
     )
+
+
+def _open_original(checkpoint: str | Path, threads: int | None) -> LanguageModel:
+    """In another process."""
+    import torch
+
+    from ...model.weights import load_checkpoint
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return OriginalModel(load_checkpoint(checkpoint))
+
+
+def _open_variant(bundle: Path, name: str, provider: str, threads: int | None) -> LanguageModel:
+    return VariantModel(load(bundle, name, provider=provider, threads=threads))
 
 
 def _broken(outcomes: Sequence[Outcome]) -> int:
