@@ -65,7 +65,7 @@ class EvalReport:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: a number that is not finite becomes null."""
-        data: dict[str, Any] = _finite(
+        data: dict[str, Any] = finite(
             {
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,
@@ -148,11 +148,12 @@ def _check_kinds(data: Mapping[str, Any]) -> None:
             data[key][name]
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same for JSON: what is not finite becomes null."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

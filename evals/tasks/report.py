@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bootstrap import Interval
+from ..report import finite
 from .compare import Comparison
 
 FORMAT = "gpt2edge-tasks"
@@ -63,7 +64,7 @@ class TasksReport:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: a number that is not finite becomes null."""
-        data: dict[str, Any] = _finite(
+        data: dict[str, Any] = finite(
             {
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,
@@ -156,13 +157,3 @@ def _ends(interval: Interval | None, found: Comparison) -> str:
 
 def _padded(cell: str, width: int, column: int) -> str:
     return cell.ljust(width) if column in (0, 1, 3) else cell.rjust(width)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
