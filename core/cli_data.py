@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ def data() -> None:
 
 
 def _similarity(value: str) -> float:
-    return 0.0 if value == "off" else float(value)
+    return math.nan if value == "off" else float(value)
 
 
 @data.command(epilog=example("gpt2edge data prepare books/ more.jsonl.gz -o shards"))
@@ -71,7 +72,7 @@ def prepare(
         PrepareSettings(
             vocab_size=vocab_size,
             validation_share=validation_share,
-            near_duplicates=near_duplicates or None,
+            near_duplicates=None if math.isnan(near_duplicates) else near_duplicates,
             shard_tokens=shard_tokens,
             text_field=text_field,
         ),
@@ -82,6 +83,10 @@ def prepare(
     counts = corpus.manifest["documents"]
     for named in counts["unusable_named"][:3]:
         click.echo(f"gpt2edge: warning: left out {named}", err=True)
+    more = sum(counts["unusable"].values()) - 3
+    if more > 0:
+        where = output / "manifest.json"
+        click.echo(f"gpt2edge: warning: and {more:,} more; {where} names the first 20", err=True)
     if as_json:
         click.echo(json.dumps(dict(corpus.manifest)))
         return

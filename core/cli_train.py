@@ -109,7 +109,10 @@ def train(
     check_free(output, overwrite=force)
     earlier = run_of(output).plan if resume and run_of(output).path.is_dir() else None
     chosen = {name: value for name, value in given.items() if value is not None}
-    start = start if start is not None or earlier is None else earlier.start
+    if start is None:
+        start = None if earlier is None else earlier.start
+    elif Path(start).is_dir():
+        start = os.path.abspath(start)
     config = _config(preset_name, chosen, earlier, start)
     if earlier is None:
         chosen.setdefault("sequence_length", config.n_positions)
@@ -159,8 +162,15 @@ def _config(
     if start is not None and (sizes or preset_name):
         given = ", ".join([*sizes, *(["preset"] if preset_name else [])])
         raise ConfigError(f"{given}: a checkpoint that is fine-tuned keeps its sizes")
+    if start is not None and earlier is not None and start == earlier.start:
+        return earlier.config  # what it began with may be gone
     if start is not None:
         return load_checkpoint(start).config
+    asked = sizes.get("vocab_size")
+    if earlier is not None and asked is not None and asked < earlier.config.vocab_size:
+        raise ConfigError(
+            f"vocab_size is {asked}, but the training to resume has {earlier.config.vocab_size}"
+        )
     if preset_name is not None:
         base = preset(preset_name)
     else:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
+
+from ..errors import EvalError
+from ..one_at_a_time import settle_worker
 
 Result = TypeVar("Result")
 
@@ -35,6 +38,10 @@ def in_order(
     )  # fmt: skip
     try:
         yield from pool.map(_run, numbers)
+    except BrokenProcessPool:
+        raise EvalError(
+            "a worker process was ended from outside, as where memory runs out: try fewer --workers"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -51,7 +58,7 @@ _opened: dict[str, Callable[[int], Any]] = {}  # of this process; empty in the o
 
 
 def _open(opener: Callable[[], Callable[[int], Any]]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    settle_worker()
     _opened["work"] = opener()
 
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import END_OF_TEXT, GPT2Config
-from ..errors import CheckpointError, ConfigError, StorageError, TokenizerError
+from ..errors import (
+    CheckpointError,
+    ConfigError,
+    StorageError,
+    TokenizerError,
+    TrainingError,
+    TrainingInterrupted,
+)
 from ..files import check_free, replacing_folder, staged_folder, write_file, write_json
-from .corpus.shards import TOKENIZER_FOLDER
-from .distributed import joined
+from ..one_at_a_time import alone_in
+from .corpus.shards import TOKENIZER_FOLDER, open_corpus
+from .distributed import Group, joined
 from .gpt2 import GPT2, initialize
 from .run_folder import RUN_FILE, Plan, RunFolder
 from .settings import TrainSettings
@@ -22,6 +33,7 @@ from .train import Sampler, TrainResult, train
 from .training_data import Source, TrainingData, open_data, read_text
 from .vocabulary import open_vocabulary, train_vocabulary
 from .watch import sample_texts
+from .watch.metrics import METRICS_FILE
 from .weights import load_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
@@ -98,11 +110,13 @@ def train_checkpoint(
             f"sequence_length {settings.sequence_length} exceeds n_positions {config.n_positions}"
         )
     run = run_of(folder)
-    with joined(settings.device) as group:
+    if start is not None and Path(start).is_dir():
+        start = os.path.abspath(start)  # so that it is found from another folder too
+    with joined(settings.device) as group, _alone(run, group):
         if group.is_main:
             check_free(folder, overwrite=overwrite)
             if resume:
-                _resume(run, source, config, settings, start, hook)
+                _resume(run, source, config, settings, tokenizer_folder, start, hook)
             else:
                 asked = _Asked(source, config, settings, tokenizer_folder, start, hook)
                 _begin(run, asked, overwrite=overwrite)
@@ -110,16 +124,17 @@ def train_checkpoint(
         plan = run.plan
         tokenizer = open_vocabulary(_tokenizer_of(run))
         data = open_data(source, tokenizer, settings)
-        result = train(
-            _first_model(plan),
-            data.batches,
-            data.held_out,
-            settings,
-            run=run,
-            hook=hook,
-            sampler=_sampler(tokenizer, settings),
-            progress=progress,
-        )
+        with _cleared_if_nothing_came(run, group):
+            result = train(
+                _first_model(plan, run),
+                data.batches,
+                data.held_out,
+                settings,
+                run=run,
+                hook=hook,
+                sampler=_sampler(tokenizer, settings),
+                progress=progress,
+            )
         if group.is_main:
             _finish(run, folder, plan, data, result, hook, overwrite=overwrite)
         group.wait()
@@ -131,6 +146,28 @@ def train_checkpoint(
         held_out_tokens=data.held_out_tokens,
         result=result,
     )
+
+
+@contextmanager
+def _alone(run: RunFolder, group: Group) -> Iterator[None]:
+    """Keep a second training out of the run folder, as long as this one is under way."""
+    with alone_in(run.path) if group.is_main else nullcontext():
+        yield
+
+
+@contextmanager
+def _cleared_if_nothing_came(run: RunFolder, group: Group) -> Iterator[None]:
+    """Take a run away that failed before its first step: it would only be in the way."""
+    try:
+        yield
+    except (TrainingError, TrainingInterrupted):  # what was prepared can be gone on with
+        raise
+    except Exception:
+        metrics = run.path / METRICS_FILE
+        begun = run.states or (metrics.exists() and metrics.stat().st_size)
+        if group.is_main and not begun:
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
 
 
 @dataclass(frozen=True)
@@ -159,6 +196,7 @@ def _begin(run: RunFolder, asked: _Asked, *, overwrite: bool) -> None:
         config = asked.config
         given = asked.tokenizer_folder
         if asked.source.kind == "corpus" and asked.source.path is not None:
+            open_corpus(asked.source.path, verify=False)  # that it is one, before its vocabulary
             given = _same_vocabulary(asked.source.path / TOKENIZER_FOLDER, given)
         if asked.start is not None:
             checkpoint = load_checkpoint(asked.start)
@@ -197,6 +235,7 @@ def _resume(
     source: Source,
     config: GPT2Config,
     settings: TrainSettings,
+    tokenizer_folder: Path | None,
     start: str | Path | None,
     hook: WeightHook | None,
 ) -> None:
@@ -204,6 +243,8 @@ def _resume(
     if not run.path.is_dir():
         raise CheckpointError(f"{run.path}: no training to resume; leave --resume out to begin one")
     earlier = run.plan
+    if tokenizer_folder is not None:
+        _same_vocabulary(_tokenizer_of(run), tokenizer_folder)
     data = open_data(source, open_vocabulary(_tokenizer_of(run)), settings)
     # The vocabulary is the run's own, and its size with it.
     words = {
@@ -254,8 +295,12 @@ def _tokenizer_of(run: RunFolder) -> Path:
     return run.tokenizer
 
 
-def _first_model(plan: Plan) -> GPT2:
-    if plan.start is not None:
+def _first_model(plan: Plan, run: RunFolder) -> GPT2:
+    """As the training begins; one that goes on from a state does not need what it began with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged states; the training says so once
+        saved = run.newest_state()
+    if plan.start is not None and saved is None:
         return load_checkpoint(plan.start).model
     return initialize(GPT2(plan.config), seed=plan.settings.seed)
 

@@ -135,7 +135,7 @@ class RunFolder:
             try:
                 return SavedState(folder, _read_state(folder))
             except (Gpt2EdgeError, OSError) as reason:
-                warnings.warn(f"{reason}; going on from the state before", stacklevel=2)
+                warnings.warn(f"{reason}; that state is passed over", stacklevel=2)
         return None
 
     def save(

@@ -65,11 +65,13 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "sequence_length", "eval_every", "keep_states"):
             _check(name, getattr(self, name), int, low=1)
-        for name in ("warmup_steps", "seed"):
-            _check(name, getattr(self, name), int, low=0)
-        for name in ("threads", "micro_batch_size", "save_every", "sample_every"):
+        _check("warmup_steps", self.warmup_steps, int, low=0)
+        _check("seed", self.seed, int, low=0, high=2**63 - 1)
+        for name in ("micro_batch_size", "save_every", "sample_every"):
             if getattr(self, name) is not None:
                 _check(name, getattr(self, name), int, low=1)
+        if self.threads is not None:  # PyTorch makes them all at once, or ends the process
+            _check("threads", self.threads, int, low=1, high=1024)
         for name in ("learning_rate", "grad_clip"):
             _check(name, getattr(self, name), float, low=0, open_low=True)
         if self.peak_tflops is not None:
@@ -84,6 +86,8 @@ class TrainSettings:
             raise ConfigError(f"parallel must be ddp or fsdp, but is {self.parallel!r}")
         if not isinstance(self.sample_prompt, str):
             raise ConfigError(f"sample_prompt must be a text, but is {self.sample_prompt!r}")
+        if any("\ud800" <= letter <= "\udfff" for letter in self.sample_prompt):
+            raise ConfigError("sample_prompt must be a text that UTF-8 can write")
         if not isinstance(self.device, str) or self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ConfigError(f"device must be cpu or cuda, but is {self.device!r}")
 

@@ -82,7 +82,7 @@ def test_resume_needs_no_option_twice(run: Run, text: Path, tmp_path: Path) -> N
     made.rename(tmp_path / "aside")
     result = run("train", "-o", made, "--resume")
     assert result.code == 0, result.err
-    assert "going on from the state before" in result.err
+    assert "that state is passed over" in result.err
     assert json.loads((made / "training.json").read_text())["losses"] == whole["losses"]
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sqlite3
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,13 +24,22 @@ from typing import Any
 from tqdm import tqdm
 
 from ...errors import ConfigError, CorpusError, StorageError, TokenizerError
-from ...files import read_json, replacing_folder, sha256_of, write_json
+from ...files import read_json, replacing_folder, write_json
+from ...one_at_a_time import alone_in, settle_worker
 from ...staging import put_in_place, storage_errors
-from ..tokenizer_files import check_vocabulary, copy_tokenizer, vocabulary_files
+from ..tokenizer_files import check_vocabulary, copy_tokenizer
 from ..vocabulary import open_vocabulary, train_vocabulary
 from .encoding import Encoded, encode
 from .ledger import Ledger
-from .shards import FORMAT, FORMAT_VERSION, MANIFEST_FILE, TOKENIZER_FOLDER, Corpus, open_corpus
+from .shards import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    TOKENIZER_FOLDER,
+    Corpus,
+    open_corpus,
+    words_sha256,
+)
 from .sources import HUB, Document, Unusable, documents, source_files
 from .writer import SPLITS, SplitWriter, split_of, split_records
 
@@ -85,7 +96,8 @@ def prepare(
     the way or the disk is full, ConfigError when the work left by an earlier run was another one.
     """
     settings = settings or PrepareSettings()
-    if os.path.lexists(folder):
+    folder = Path(os.path.realpath(folder))  # a link to a folder stays a link
+    if folder.exists():
         if not overwrite:
             raise StorageError(f"{folder}: exists already; choose another path or pass --force")
         if not (folder / MANIFEST_FILE).is_file() or (folder / ".git").exists():
@@ -93,9 +105,32 @@ def prepare(
     files = source_files(sources)
     work = folder.with_name(f"{folder.name}.preparing")
     plan = _plan(files, settings, tokenizer_folder)
-    with storage_errors(folder):
+    with storage_errors(folder), alone_in(work):
         _open_work(work, plan, overwrite=overwrite)
-        _make_vocabulary(work, files, settings, tokenizer_folder)
+        try:
+            manifest = _prepare(work, files, settings, tokenizer_folder, processes, progress)
+        except (CorpusError, TokenizerError, ConfigError):
+            if not _has_begun(work):  # nothing to go on from: it would only be in the way
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        write_json(work / MANIFEST_FILE, manifest)
+        put_in_place(work, folder)
+        for name in (PLAN_FILE, LEDGER_FILE):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(work, ignore_errors=True)  # what was there before, where something was
+    return open_corpus(folder, verify=False)
+
+
+def _prepare(
+    work: Path,
+    files: Sequence[str],
+    settings: PrepareSettings,
+    given: Path | None,
+    processes: int | None,
+    progress: bool,
+) -> dict[str, Any]:
+    _make_vocabulary(work, files, settings, given)
+    try:
         with (
             Ledger(work / LEDGER_FILE, settings.near_duplicates) as ledger,
             tqdm(
@@ -104,13 +139,19 @@ def prepare(
             ) as bar,
         ):  # fmt: skip
             state = _go_through(work, files, settings, ledger, processes or _cores(), bar)
-        manifest = _finish(work, files, settings, tokenizer_folder, state)
-        write_json(work / MANIFEST_FILE, manifest)
-        put_in_place(work, folder)
-        for name in (PLAN_FILE, LEDGER_FILE):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(work, ignore_errors=True)  # what was there before, where something was
-    return open_corpus(folder, verify=False)
+    except sqlite3.DatabaseError as reason:
+        raise CorpusError(f"{work}: damaged: {reason}; --force begins anew") from None
+    except BrokenProcessPool:
+        raise CorpusError(
+            "a worker process was ended from outside, as where memory runs out: the same command "
+            "goes on, with fewer --processes if need be"
+        ) from None
+    return _finish(work, files, settings, given, state)
+
+
+def _has_begun(work: Path) -> bool:
+    """Whether there is a document's worth of work to go on from."""
+    return (work / LEDGER_FILE).exists() and any(file.stat().st_size for file in work.glob("*.bin"))
 
 
 def _plan(
@@ -120,7 +161,7 @@ def _plan(
     return {
         "files": [[file, *_stamp(file)] for file in files],
         "settings": asdict(settings),
-        "tokenizer": None if tokenizer_folder is None else _words_sha256(tokenizer_folder),
+        "tokenizer": None if tokenizer_folder is None else words_sha256(tokenizer_folder),
     }
 
 
@@ -133,7 +174,7 @@ def _stamp(file: str) -> tuple[int, int]:
 
 def _open_work(work: Path, plan: dict[str, Any], *, overwrite: bool) -> None:
     if work.exists():
-        earlier = read_json(work / PLAN_FILE, CorpusError) if (work / PLAN_FILE).exists() else None
+        earlier = _earlier_plan(work)
         if earlier == plan:
             return
         if not overwrite:
@@ -141,11 +182,20 @@ def _open_work(work: Path, plan: dict[str, Any], *, overwrite: bool) -> None:
                 f"{work}: holds unfinished work on other sources or with other settings; "
                 "--force begins anew"
             )
-        if earlier is None and any(work.iterdir()) and not (work / MANIFEST_FILE).exists():
+        known = {PLAN_FILE, LEDGER_FILE, TOKENIZER_FOLDER, MANIFEST_FILE}
+        if any(file.name not in known and file.suffix != ".bin" for file in work.iterdir()):
             raise StorageError(f"{work}: holds something else; move it away")
         shutil.rmtree(work)
     with replacing_folder(work) as staging:
         write_json(staging / PLAN_FILE, plan)
+
+
+def _earlier_plan(work: Path) -> Any:
+    """None where it is missing or damaged: then it is not that of now."""
+    try:
+        return read_json(work / PLAN_FILE, CorpusError)
+    except CorpusError:
+        return None
 
 
 def _make_vocabulary(
@@ -207,8 +257,11 @@ def _go_through(
     if state is not None and _is_cut(work, state):
         ledger.clear()
         state = None
+    learned = words_sha256(words)
+    if state is not None and state["words"] != learned:
+        raise CorpusError(f"{words}: is not what the work began with; --force begins anew")
     state = state or {
-        "seen": 0, "exact": 0, "near": 0, "unusable": {}, "named": [],
+        "words": learned, "seen": 0, "exact": 0, "near": 0, "unusable": {}, "named": [],
         "splits": {name: {} for name in SPLITS},
     }  # fmt: skip
     writers = {
@@ -276,7 +329,9 @@ def _encoded(
             yield chunk, _encode_chunk(chunk, words, near)
         return
     # Spawned: a fork would take over the threads of whoever imported torch.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=settle_worker
+    ) as pool:
         under_way: deque[tuple[Chunk, Future[list[Encoded]]]] = deque()
         for chunk in chunks:
             under_way.append((chunk, pool.submit(_encode_chunk, chunk, words, near)))
@@ -303,11 +358,12 @@ def _finish(
     splits = split_records(work, vocab_size, settings)
     if splits is None:
         raise _nothing_left(_unusable(files, settings.text_field))
+    unusable = sum(state["unusable"].values())
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "vocab_size": vocab_size,
-        "tokenizer_sha256": _words_sha256(work / TOKENIZER_FOLDER),
+        "tokenizer_sha256": words_sha256(work / TOKENIZER_FOLDER),
         "settings": {
             **asdict(settings),
             "vocab_size": None if given is not None else settings.vocab_size,
@@ -315,7 +371,7 @@ def _finish(
         "sources": [{"file": file, "bytes": _stamp(file)[0]} for file in files],
         "documents": {
             "seen": state["seen"],
-            "kept": sum(split["document_count"] for split in splits.values()),
+            "kept": state["seen"] - state["exact"] - state["near"] - unusable,
             "exact_duplicates": state["exact"],
             "near_duplicates": state["near"],
             "unusable": state["unusable"],
@@ -323,13 +379,6 @@ def _finish(
         },
         "splits": splits,
     }
-
-
-def _words_sha256(folder: Path) -> list[str]:
-    files = vocabulary_files(folder)
-    if files is None:
-        raise CorpusError(f"{folder}: holds no vocab.json with merges.txt")
-    return [sha256_of(file) for file in files]
 
 
 def _size(files: Sequence[str]) -> int | None:

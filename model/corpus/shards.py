@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ...errors import CorpusError
 from ...files import inside, read_json, sha256_of
 from ..batches import TokenArray
+from ..tokenizer_files import vocabulary_files
+from ..vocabulary import open_vocabulary
 from .encoding import token_dtype
 
 FORMAT, FORMAT_VERSION = "gpt2edge-corpus", 1
@@ -81,10 +83,27 @@ def open_corpus(folder: Path, *, verify: bool = True) -> Corpus:
         )
     try:
         vocab_size = int(manifest["vocab_size"])
+        _check_words(folder / TOKENIZER_FOLDER, manifest["tokenizer_sha256"], vocab_size)
         splits = [_split(folder, manifest["splits"][name], vocab_size, verify) for name in SPLITS]
     except (KeyError, TypeError, ValueError, AttributeError) as reason:
         raise CorpusError(f"{path}: damaged: {reason!r}") from None
     return Corpus(folder, splits[0], splits[1], vocab_size, sha256_of(path), manifest)
+
+
+def words_sha256(folder: Path) -> list[str]:
+    """Of the vocabulary and the merges; raises CorpusError where they are missing."""
+    files = vocabulary_files(folder)
+    if files is None:
+        raise CorpusError(f"{folder}: holds no vocab.json with merges.txt")
+    return [sha256_of(file) for file in files]
+
+
+def _check_words(folder: Path, expected: list[str], vocab_size: int) -> None:
+    if words_sha256(folder) != expected:
+        raise CorpusError(f"{folder}: is not the vocabulary that the tokens were made with")
+    size = open_vocabulary(folder).get_vocab_size()
+    if size != vocab_size:
+        raise CorpusError(f"{folder}: has {size} tokens, but {MANIFEST_FILE} says {vocab_size}")
 
 
 def _split(folder: Path, record: Any, vocab_size: int, verify: bool) -> TokenShards:

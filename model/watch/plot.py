@@ -41,7 +41,7 @@ def draw_losses(runs: Sequence[Path], path: Path, *, title: str | None = None) -
     for number, (name, records) in enumerate(courses.items()):
         label = f"{name}: " if len(courses) > 1 else ""
         _draw(losses, rates, records, f"C{number}", label, by_tokens=len(courses) > 1)
-    losses.set_title(title or _title(courses))
+    losses.set_title(title or _title(courses), parse_math=False)
     losses.set_ylabel("loss (nats per token)")
     losses.legend(frameon=False)
     rates.set_ylabel("learning rate")

@@ -66,6 +66,7 @@ def test_json_is_the_manifest(lines: Path, tmp_path: Path) -> None:
         (["absent.txt"], "absent.txt: no such file or folder"),
         (["LINES", "--near-duplicates", "much"], "--near-duplicates"),
         (["LINES", "--near-duplicates", "2"], "near_duplicates must lie between"),
+        (["LINES", "--near-duplicates", "0"], "near_duplicates must lie between"),
         (["LINES", "--validation-share", "1"], "validation_share"),
         (["LINES", "--tokenizer", "absent"], "holds no vocab.json"),
         (["LINES", "--text-field", "other"], "no document is left"),

@@ -78,7 +78,7 @@ def test_a_damaged_state_is_passed_over(
         path.write_bytes(content)
     elif damage == "cut":
         path.write_bytes(content[: len(content) // 2])
-    with pytest.warns(UserWarning, match=f"{file}.*going on from the state before"):
+    with pytest.warns(UserWarning, match=f"{file}.*that state is passed over"):
         result = again(text, whole).result
     assert result.losses == whole.result.losses
     assert result.held_out_losses == whole.result.held_out_losses

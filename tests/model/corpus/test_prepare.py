@@ -299,3 +299,42 @@ def test_a_hub_data_set_is_streamed(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         prepare(["hub:gone"], tmp_path / "gone", SETTINGS, processes=1)
     assert os.environ.get("HF_HUB_OFFLINE") is None
     monkeypatch.delitem(sys.modules, "datasets")
+
+
+def test_a_refused_source_leaves_nothing_in_the_way(lines: Path, tmp_path: Path) -> None:
+    bad = write_lines(tmp_path / "bad.jsonl", [{"text": " "}])
+    with pytest.raises(CorpusError, match="no document is left"):
+        made(tmp_path, bad)
+    assert not (tmp_path / "corpus.preparing").exists()
+    assert counts(made(tmp_path, lines))["kept"] == 60
+
+
+def test_a_link_to_a_folder_stays_a_link(lines: Path, tmp_path: Path) -> None:
+    made(tmp_path, lines, name="first")
+    (tmp_path / "link").symlink_to("first")
+    made(tmp_path, lines, name="link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "first/manifest.json").is_file()
+
+
+def test_one_document_counts_once(tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text(story(1, words=4000))
+    found = counts(made(tmp_path, book))
+    assert (found["kept"], found["seen"]) == (1, 1)
+
+
+def test_damaged_work_is_named_and_force_begins_anew(lines: Path, tmp_path: Path) -> None:
+    work = tmp_path / "corpus.preparing"
+
+    def interrupted() -> None:
+        """Work as a run leaves it that was killed after its first commit."""
+        made(tmp_path, lines, overwrite=True)
+        (tmp_path / "corpus").rename(work)
+        (work / "manifest.json").unlink()
+
+    interrupted()
+    (work / "plan.json").write_text("{")
+    with pytest.raises(ConfigError, match="--force begins anew"):
+        made(tmp_path, lines)
+    assert counts(made(tmp_path, lines, overwrite=True))["kept"] == 60

@@ -68,8 +68,8 @@ def test_a_file_cut_short_or_gone(corpus: Path) -> None:
 
 
 def test_a_token_that_the_vocabulary_does_not_have(corpus: Path) -> None:
-    change(corpus, lambda found: found.update(vocab_size=200))
-    with pytest.raises(CorpusError, match=r"holds token \d+, but the vocabulary has 200"):
+    change(corpus, lambda found: found["splits"]["train"]["shards"][0].update(largest_id=500))
+    with pytest.raises(CorpusError, match=r"holds token 500, but the vocabulary has 280"):
         open_corpus(corpus)
 
 
@@ -100,3 +100,10 @@ def change(corpus: Path, how: object) -> None:
     found = json.loads(path.read_text())
     how(found)  # type: ignore[operator]
     path.write_text(json.dumps(found))
+
+
+def test_a_vocabulary_that_is_not_its_own(corpus: Path) -> None:
+    merges = corpus / "tokenizer/merges.txt"
+    merges.write_text("\n".join(merges.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(CorpusError, match="not the vocabulary that the tokens were made with"):
+        open_corpus(corpus)
