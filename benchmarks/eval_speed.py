@@ -2,7 +2,8 @@
 
 transformers does what Hugging Face's guide to perplexity does: windows of 1,024 tokens with a
 stride of 512, labels of -100 where a token is context. gpt2edge reads the same windows with the
-int8 variant and measures perplexity and drift against kept predictions of the original. They take
+int8 variant and measures perplexity and drift against kept predictions of the original, in as many
+processes of one thread as there are threads (`gpt2edge eval --workers 2 --threads 1`). They take
 turns, round by round; ratios are of the same round. Weights are random: time does not depend on
 them.
 """
@@ -14,9 +15,12 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +30,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import gpt2edge
 from gpt2edge import Bundle
 from gpt2edge.evals.detokenize import detokenize_wikitext
+from gpt2edge.evals.kept_predictions import Kept
 from gpt2edge.evals.original import Original
 from gpt2edge.evals.passes import last_logits
-from gpt2edge.evals.tally import batches_of, keep_batch, tally_kept
+from gpt2edge.evals.tally import Batch, batches_of, keep_batch, tally_kept
 from gpt2edge.evals.windows import sliding_windows
 from gpt2edge.export import export_bundle
 from gpt2edge.model import random_checkpoint
@@ -68,7 +73,10 @@ def main() -> None:
         if options.bundle is None:
             export_bundle(checkpoint, bundle)
             quantize(Bundle.open(bundle), options.precision)
-        variant = last_logits(gpt2edge.load(bundle, options.precision, threads=options.threads))
+        pool = ProcessPoolExecutor(
+            options.threads, mp_context=get_context("spawn"), initializer=open_variant,
+            initargs=(bundle, options.precision, tokens, batches, kept),
+        )  # fmt: skip
 
         def transformers() -> None:
             for batch in batches:
@@ -80,8 +88,7 @@ def main() -> None:
                         theirs(ids[:, : config.n_positions], labels=labels[:, : config.n_positions])
 
         def ours() -> None:
-            for batch, predictions in zip(batches, kept, strict=True):
-                tally_kept(tokens, batch, predictions, variant)
+            list(pool.map(tally, range(len(batches))))
 
         print(machine())
         count = sum(map(len, batches))
@@ -99,6 +106,20 @@ def main() -> None:
         (f"gpt2edge {options.precision}, perplexity and drift", per_window[1], ratio),
     ):
         print(f"| {name} | {seconds:.3f} | {seconds * len(windows):,.0f} | {times:.2f}x |")
+
+
+_opened: list[Callable[[int], object]] = []  # of a worker process
+
+
+def open_variant(
+    bundle: Path, precision: str, tokens: Any, batches: Sequence[Batch], kept: Sequence[Kept]
+) -> None:
+    variant = last_logits(gpt2edge.load(bundle, precision, threads=1))
+    _opened.append(lambda i: tally_kept(tokens, batches[i], kept[i], variant))
+
+
+def tally(number: int) -> object:
+    return _opened[0](number)
 
 
 def timed(work: Callable[[], None]) -> float:

@@ -119,7 +119,8 @@ def keep_batch(tokens: Ints, batch: Batch, original: LastLogits) -> Kept:
 def tally_kept(tokens: Ints, batch: Batch, kept: Kept, variant: LastLogits) -> Tally:
     """A variant's tally, its drift estimated from what was kept of the original."""
     targets = np.concatenate(_targets(tokens, batch))
-    got = np.concatenate(_counted(tokens, batch, variant))
+    rows = _counted(tokens, batch, variant)
+    got = rows[0] if len(rows) == 1 else np.concatenate(rows)  # of GPT-2's vocabulary 100 MB
     totals = log_total(got)
     return Tally(
         nll=[token_nll(got, targets, totals)],

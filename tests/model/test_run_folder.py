@@ -87,7 +87,7 @@ def test_a_damaged_state_is_passed_over(
 def test_without_any_state_it_begins_at_the_beginning(text: Path, whole: TrainedCheckpoint) -> None:
     for folder in whole.run.states:
         (folder / "state.json").write_text("[]")
-    with pytest.warns(UserWarning, match="going on"):
+    with pytest.warns(UserWarning, match="is passed over"):
         result = again(text, whole).result
     assert result.losses == whole.result.losses
 
