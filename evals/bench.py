@@ -17,6 +17,7 @@ from typing import Any
 
 from ..bundle import Bundle
 from ..errors import ConfigError, EvalError
+from .tables import markdown_table, text_table
 
 _WORKER = ("-m", "gpt2edge.evals.bench_worker")
 MEASURES = ("decode_tokens_per_s", "prefill_tokens_per_s", "first_token_ms", "load_s", "peak_mb")
@@ -65,23 +66,13 @@ class BenchReport:
         return asdict(self)
 
     def to_table(self) -> str:
-        rows = [["variant", "MB", *_HEADS], *map(_cells, self.variants)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join([self.heading, "", *lines])
+        return "\n".join([self.heading, "", *text_table(self._rows())])
 
     def to_markdown(self) -> str:
-        head = " | ".join(["variant", "MB", *_HEADS])
-        lines = [f"| {' | '.join(_cells(row))} |" for row in self.variants]
-        rule = f"| --- |{' ---: |' * (1 + len(_HEADS))}"
-        return "\n".join([self.heading, "", f"| {head} |", rule, *lines, ""])
+        return "\n".join([self.heading, "", *markdown_table(self._rows()), ""])
+
+    def _rows(self) -> list[list[str]]:
+        return [["variant", "MB", *_HEADS], *map(_cells, self.variants)]
 
     @property
     def heading(self) -> str:

@@ -5,12 +5,9 @@ The original runs in PyTorch and each variant on ONNX Runtime.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +23,7 @@ from .kept_store import variant_key
 from .lambada import LambadaResult, MaskedLogits, Passage, read_passages, score_passages
 from .original import Original
 from .passes import Bar, Plan, measure_kept, measure_live
+from .progress import progress_bar
 from .provenance import lambada_facts, text_facts, tool_versions
 from .reference import open_reference
 from .report import EvalReport
@@ -120,10 +118,11 @@ def evaluate(
         checkpoint=checkpoint, provider=provider, threads=threads, tokens=tokens,
         batches=batches_of(windows, bundle.config.vocab_size), workers=workers,
     )  # fmt: skip
+    versions = tool_versions()
     store = reference.store(cache, plan, window=length, stride=step)
-    bar = partial(_bar, progress=progress)
+    bar = partial(progress_bar, progress=progress)
     if store is not None:
-        keys = [variant_key(bundle, m.variant, provider, tool_versions()) for m in models]
+        keys = [variant_key(bundle, m.variant, provider, versions) for m in models]
         tallies = measure_kept(plan, store, original, models, keys, bar)
     elif original is not None:
         tallies = measure_live(plan, original, models, bar)
@@ -171,7 +170,7 @@ def evaluate(
         threads=threads,
         thresholds=limits,
         resampling=how.facts(len(tokens) - 1),
-        versions=tool_versions(),
+        versions=versions,
         files={name: record.sha256 for name, record in bundle.manifest.files.items()},
         weights=dict(reference.weights),
         kept=None if store is None else store.report_facts(),
@@ -254,12 +253,3 @@ def _breakdown(
         context=context_lengths(windows), counts=token_counts(tokens),
         window=windows[0].length,
     )  # fmt: skip
-
-
-@contextmanager
-def _bar(total: int, unit: str, *, progress: bool) -> Iterator[Callable[[int], Any]]:
-    """A progress bar on stderr, where that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=f" {unit}", disable=not (progress and sys.stderr.isatty())) as bar:
-        yield bar.update

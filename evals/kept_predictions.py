@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .scores import Floats, Floats32, Ints, log_total, token_nll
-from .token_drift import TOP, TokenDrift, likeliest
+from .token_drift import TOP, TokenDrift, agreement
 
 LIKELIEST = 64
 DRAWN = 32
@@ -88,19 +88,15 @@ def drift_from_kept(
         reverse = _sums(weights, r * log_r - (r - 1))
         half = np.log1p((r - 1) / 2)
         js = _sums(weights, 0.5 * (r * (log_r - half) - half))
-    sound = np.isfinite(totals)
-    top_q = likeliest(variant)
-    top_p = original.ids[:, :TOP].astype(np.int64)
-    shared = (top_p[:, :, None] == top_q[:, None, :]).any(-1).mean(-1)
-    first = np.take_along_axis(variant, top_p[:, :1], -1)
-    rank = 1.0 + np.count_nonzero(variant > first, axis=-1)
+    top = original.ids[:, :TOP].astype(np.int64)
+    same, shared, rank = agreement(top, variant, np.isfinite(totals))
     return TokenDrift(
         kl_nats=np.maximum(kl, 0.0),
         reverse_kl_nats=np.maximum(reverse, 0.0),
         js_nats=np.maximum(js, 0.0),
-        same_top1=((top_p[:, 0] == top_q[:, 0]) & sound).astype(np.float64),
-        shared_top5=np.where(sound, shared, 0.0),
-        original_rank=np.where(sound, rank, np.nan),
+        same_top1=same,
+        shared_top5=shared,
+        original_rank=rank,
         max_abs_logit_diff=apart.max(-1),
     )
 

@@ -31,7 +31,12 @@ def tool_versions() -> dict[str, str]:
 def _versions() -> Iterator[tuple[str, str]]:
     yield "python", sys.version.split()[0]
     yield "platform", platform.platform()
-    for name in _TOOLS:
+    yield from installed(_TOOLS)
+
+
+def installed(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Those of the distributions that are there, with their versions."""
+    for name in names:
         try:
             yield name, version(name)
         except PackageNotFoundError:

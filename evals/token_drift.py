@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .scores import ROWS_AT_ONCE, Floats, Floats32, Ints, log_total
 
@@ -80,19 +81,31 @@ def _rows_drift(original: Floats32, variant: Floats32, log_p: Floats, log_q: Flo
         mixed = np.log(np.maximum(p, _TINY, out=ours), out=ours)
         js = 0.5 * entropies - _dots(p, mixed)
     sound = np.isfinite(kl)
-    # The largest of a row with a NaN is that NaN, and two of those would agree.
-    top_p, top_q = likeliest(original), likeliest(variant)
-    shared = (top_p[:, :, None] == top_q[:, None, :]).any(-1).mean(-1)
-    first = np.take_along_axis(variant, top_p[:, :1], -1)
-    rank = 1.0 + np.count_nonzero(variant > first, axis=-1)
+    same, shared, rank = agreement(likeliest(original), variant, sound)
     return TokenDrift(
         kl_nats=np.maximum(kl, 0.0),  # rounding may leave -1e-17; NaN stays NaN
         reverse_kl_nats=np.maximum(reverse, 0.0),
         js_nats=np.maximum(js, 0.0),
-        same_top1=((top_p[:, 0] == top_q[:, 0]) & sound).astype(np.float64),
-        shared_top5=np.where(sound, shared, 0.0),
-        original_rank=np.where(sound, rank, np.nan),
+        same_top1=same,
+        shared_top5=shared,
+        original_rank=rank,
         max_abs_logit_diff=largest,
+    )
+
+
+def agreement(
+    top: Ints, variant: Floats32, sound: NDArray[np.bool_]
+) -> tuple[Floats, Floats, Floats]:
+    """`same_top1`, `shared_top5` and `original_rank`; top (n, 5): the original's likeliest."""
+    # The largest of a row with a NaN is that NaN, and two of those would agree.
+    theirs = likeliest(variant)
+    shared = (top[:, :, None] == theirs[:, None, :]).any(-1).mean(-1)
+    first = np.take_along_axis(variant, top[:, :1], -1)
+    rank = 1.0 + np.count_nonzero(variant > first, axis=-1)
+    return (
+        ((top[:, 0] == theirs[:, 0]) & sound).astype(np.float64),
+        np.where(sound, shared, 0.0),
+        np.where(sound, rank, np.nan),
     )
 
 

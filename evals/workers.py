@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+from ..cores import usable_cores
 from ..errors import EvalError
 from ..one_at_a_time import settle_worker
 
@@ -50,8 +50,7 @@ def threads_each(threads: int | None, workers: int) -> int | None:
     """Threads of one of several workers: as given, else a share of the cores."""
     if threads is not None or workers == 1:
         return threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // workers)
+    return max(1, usable_cores() // workers)
 
 
 _opened: dict[str, Callable[[int], Any]] = {}  # of this process; empty in the one that asks

@@ -297,11 +297,12 @@ def _tokenizer_of(run: RunFolder) -> Path:
 
 def _first_model(plan: Plan, run: RunFolder) -> GPT2:
     """As the training begins; one that goes on from a state does not need what it began with."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged states; the training says so once
-        saved = run.newest_state()
-    if plan.start is not None and saved is None:
-        return load_checkpoint(plan.start).model
+    if plan.start is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged states; the training says so once
+            saved = run.newest_state()
+        if saved is None:
+            return load_checkpoint(plan.start).model
     return initialize(GPT2(plan.config), seed=plan.settings.seed)
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from ...bundle import Bundle
 from ...errors import ConfigError, EvalError
 from ...runtime import load
 from ..kept_store import variant_key
 from ..original import common_tokenizer, torch_threads
-from ..provenance import weights_sha256
+from ..progress import progress_bar
+from ..provenance import installed, weights_sha256
 from ..workers import threads_each
 from .answers import Questions, answers
 from .ask import encode_item
@@ -64,7 +62,7 @@ def run_tasks(
 
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, but is {workers}")
-    versions = dict(_versions())
+    versions = {"python": sys.version.split()[0], **dict(installed(_TOOLS))}
     chosen = list(dict.fromkeys(variants or bundle.manifest.variants))  # each once, in order
     if not sources or not chosen:
         raise EvalError("no task was given" if chosen else f"{bundle.path}: holds no variant")
@@ -88,7 +86,7 @@ def run_tasks(
     weights = weights_sha256(original.files)
     each = threads_each(threads, workers)
     total = (1 + len(models)) * sum(map(len, questions))
-    with torch_threads(threads), _bar(total, progress) as advance:
+    with torch_threads(threads), progress_bar(total, "texts", progress=progress) as advance:
         asked = partial(answers, questions, cache=cache, workers=workers, on_done=advance)
         outcomes = [
             asked(
@@ -207,22 +205,3 @@ def _sample(collected: Sequence[Collected]) -> str:
         )[:share]
         for found in collected
     )
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    yield "python", sys.version.split()[0]
-    for name in _TOOLS:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
-
-
-@contextmanager
-def _bar(total: int, progress: bool) -> Iterator[Callable[[int], Any]]:
-    """A progress bar on stderr, where that is a terminal."""
-    from tqdm import tqdm
-
-    shown = progress and sys.stderr.isatty()
-    with tqdm(total=total, unit=" texts", disable=not shown) as bar:
-        yield bar.update

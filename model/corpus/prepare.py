@@ -23,6 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ...cores import usable_cores
 from ...errors import ConfigError, CorpusError, StorageError, TokenizerError
 from ...files import read_json, replacing_folder, write_json
 from ...one_at_a_time import alone_in, settle_worker
@@ -138,7 +139,7 @@ def _prepare(
                 disable=not (progress and sys.stderr.isatty()),
             ) as bar,
         ):  # fmt: skip
-            state = _go_through(work, files, settings, ledger, processes or _cores(), bar)
+            state = _go_through(work, files, settings, ledger, processes or usable_cores(), bar)
     except sqlite3.DatabaseError as reason:
         raise CorpusError(f"{work}: damaged: {reason}; --force begins anew") from None
     except BrokenProcessPool:
@@ -220,9 +221,13 @@ def _make_vocabulary(
             raise TokenizerError(str(reason).replace(str(staging), str(given))) from None
 
 
+def _items(files: Sequence[str], field: str) -> Iterator[Document | Unusable]:
+    return itertools.chain.from_iterable(documents(file, field) for file in files)
+
+
 def _beginning(files: Sequence[str], field: str) -> Iterator[str]:
     left = _VOCABULARY_CHARACTERS
-    for item in itertools.chain.from_iterable(documents(file, field) for file in files):
+    for item in _items(files, field):
         if isinstance(item, Document):
             yield item.text[:left]
             left -= len(item.text)
@@ -231,8 +236,11 @@ def _beginning(files: Sequence[str], field: str) -> Iterator[str]:
 
 
 def _unusable(files: Sequence[str], field: str) -> list[str]:
-    items = itertools.chain.from_iterable(documents(file, field) for file in files)
-    return [f"{item.where}: {item.reason}" for item in items if isinstance(item, Unusable)]
+    return [
+        f"{item.where}: {item.reason}"
+        for item in _items(files, field)
+        if isinstance(item, Unusable)
+    ]
 
 
 def _nothing_left(unusable: Sequence[str]) -> CorpusError:
@@ -268,8 +276,7 @@ def _go_through(
         name: SplitWriter(work, name, dtype_size, settings.shard_tokens, state["splits"][name])
         for name in SPLITS
     }
-    items = itertools.chain.from_iterable(documents(f, settings.text_field) for f in files)
-    rest = itertools.islice(items, state["seen"], None)
+    rest = itertools.islice(_items(files, settings.text_field), state["seen"], None)
     near = settings.near_duplicates is not None
     for chunk, encoded in _encoded(_chunks(rest), words, near, processes):
         ready = iter(encoded)
@@ -386,7 +393,3 @@ def _size(files: Sequence[str]) -> int | None:
     if any(file.startswith(HUB) or file.endswith((".gz", ".xz", ".parquet")) for file in files):
         return None
     return sum(_stamp(file)[0] for file in files)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
