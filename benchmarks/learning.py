@@ -1,4 +1,4 @@
-"""Train a GPT-2 of 10 M parameters, embeddings not counted, on books, and show that it learned.
+"""Train a GPT-2 of 12.6 M parameters, embeddings not counted, on books, and show that it learned.
 
 Whole books are held out. The run takes about 40 minutes on two cores; interrupted, the same command
 goes on. Prints the losses, the held-out perplexity per token and per word, a sample, and what
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# 8 x 12 x 320**2 weights in the matrices: 9.8 million without embeddings.
-SIZES = "--n-layer 8 --n-head 5 --n-embd 320 --context 256 --vocab-size 8192".split()
+# 4 x 12 x 512**2 weights in the matrices: 12.6 million without embeddings. A width that 256 divides,
+# so that llama.cpp's K-quants, whose blocks are 256 wide, can be compared with ours.
+SIZES = "--n-layer 4 --n-head 8 --n-embd 512 --context 256 --vocab-size 8192".split()
 COURSE = """
     --batch-size 16 --learning-rate 1e-3 --warmup-steps 60 --precision bf16 --eval-every 100
     --sample-every 200
@@ -31,7 +32,7 @@ def main() -> None:
     shared = Path(os.environ.get("GPT2EDGE_DATA", ROOT.parent / "shared" / "data"))
     parser.add_argument("--books", type=Path, default=shared / "books", help="folder of *.txt")
     parser.add_argument("--output", type=Path, default=Path("build/learning"))
-    parser.add_argument("--steps", type=int, default=1200, help="of 4,096 tokens each")
+    parser.add_argument("--steps", type=int, default=1380, help="of 4,096 tokens: all, once")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--eval-tokens", type=int, default=50_000)
     options = parser.parse_args()
