@@ -33,6 +33,7 @@ _EXTRAS = {
     "onnxscript": "export",
     "safetensors": "export",
     "huggingface_hub": "export",
+    "tomli_w": "export",
     "tokenizers": "export",
     "tqdm": "evals",
     "matplotlib": "evals",
