@@ -82,9 +82,16 @@ def convert(
 
 
 def put_rounded(
-    model: ir.Model, made: RoundedWeights, formats: Mapping[str, WeightFormat]
+    model: ir.Model,
+    made: RoundedWeights,
+    formats: Mapping[str, WeightFormat],
+    *,
+    only: str | None = None,
 ) -> Tensors:
-    """Put rounded matrices, those in half precision and smoothed parameters into the graph."""
+    """Put rounded matrices, those in half precision and smoothed parameters into the graph.
+
+    `only`: replace blocks in operators of this type and in no others, for trials.
+    """
     graph = model.graph
     changed: Tensors = {name: ir.Tensor(a, name=name) for name, a in made.floats.items()}
     set_weights(model, changed)
@@ -94,7 +101,7 @@ def put_rounded(
         if chosen.bits == 16 and tensor is not None:
             halves[name] = tensor.numpy()
     levels = {name: chosen.accuracy_level for name, chosen in formats.items()}
-    return put_blocks(model, made.blocks, levels) | put_half(model, halves)
+    return put_blocks(model, made.blocks, levels, only=only) | put_half(model, halves)
 
 
 def with_kept(model: ir.Model, tensors: Tensors) -> Tensors:

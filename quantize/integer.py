@@ -29,17 +29,21 @@ Tensors = dict[str, ir.TensorProtocol]
 
 
 def put_blocks(
-    model: ir.Model, blocks: Mapping[str, BlockWeights], levels: Mapping[str, int]
+    model: ir.Model,
+    blocks: Mapping[str, BlockWeights],
+    levels: Mapping[str, int],
+    *,
+    only: str | None = None,
 ) -> Tensors:
     """Replace the matrices in `blocks` in `model`, a fused fp32 graph; returns the new tensors.
 
-    `levels`: MatMulNBits' accuracy_level by weight name.
+    `levels`: MatMulNBits' accuracy_level by weight name. `only`: in operators of this type alone.
     """
     tensors: Tensors = {}
     graph = model.graph
     for node in list(graph):
         place = 0 if node.op_type == "Gather" else 1
-        if node.op_type not in ("MatMul", "Gather", "Gemm"):
+        if node.op_type not in ("MatMul", "Gather", "Gemm") or only not in (None, node.op_type):
             continue
         weight = node.inputs[place]
         name = "" if weight is None else str(weight.name)
