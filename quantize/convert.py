@@ -95,11 +95,11 @@ def put_rounded(
     graph = model.graph
     changed: Tensors = {name: ir.Tensor(a, name=name) for name, a in made.floats.items()}
     set_weights(model, changed)
-    halves = {}
-    for name, chosen in formats.items():
-        tensor = graph.initializers[name].const_value
-        if chosen.bits == 16 and tensor is not None:
-            halves[name] = tensor.numpy()
+    halves = {
+        name: graph.initializers[name].const_value.numpy()  # type: ignore[union-attr]
+        for name, chosen in formats.items()
+        if chosen.bits == 16
+    }
     levels = {name: chosen.accuracy_level for name, chosen in formats.items()}
     return put_blocks(model, made.blocks, levels, only=only) | put_half(model, halves)
 

@@ -22,6 +22,9 @@ from .rounding import Floats, Rounded, inverse, round_search
 
 DAMPING = 0.01
 """Share of G's mean diagonal that is added to it: what the calibration text did not show."""
+TIED_DAMPING = 0.3
+"""The same for a table that is embedding and head at once. As an embedding, a row's error counts by
+itself, whichever input it has: of 0.01 to 3 this share drifted least (benchmarks/README.md)."""
 SWEEPS = 3
 _ROWS_AT_ONCE = 1 << 22  # weights in flight
 

@@ -13,7 +13,7 @@ from ..errors import QuantizeError
 from ..spec import GraphSpec
 from .blocks import BlockWeights, quantize_blocks
 from .calibrate import Calibration, gram_groups
-from .gptq import gptq_blocks
+from .gptq import DAMPING, TIED_DAMPING, gptq_blocks
 from .recipe import Recipe, WeightFormat
 from .rounding import Floats, Rounding
 from .smoothing import find_smoothing
@@ -80,8 +80,9 @@ def round_matrix(
     symmetric = chosen.symmetric or matrix.gathered
     if chosen.rounding is Rounding.GPTQ and gram is not None:
         return gptq_blocks(
-            weight, gram, bits=chosen.bits, block_size=block, name=matrix.name, symmetric=symmetric
-        )
+            weight, gram, bits=chosen.bits, block_size=block, name=matrix.name, symmetric=symmetric,
+            damping=TIED_DAMPING if matrix.gathered else DAMPING,
+        )  # fmt: skip
     return quantize_blocks(
         weight, bits=chosen.bits, block_size=block, name=matrix.name, symmetric=symmetric,
         # A table that is only gathered from has no inputs to weigh: there gptq is search.
