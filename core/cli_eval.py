@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from .bundle import Bundle
 from .cli_check import variants_option
 from .cli_make import example, threads_option
+from .cli_report import check_outputs, deliver
 from .errors import ConfigError
-from .files import check_writable, write_file
 from .project_file import PROJECT_FILE, read_project
-
-if TYPE_CHECKING:
-    from .evals import EvalReport
 
 _PATH = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+NONE = "none"
+"""Of a threshold: not asked, though the project file asks it."""
 
 
 def _share(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
@@ -31,8 +31,23 @@ def _share(_context: click.Context, _option: click.Parameter, value: str | None)
     return None if value is None else parse_share(value)
 
 
-def _gate(name: str, text: str) -> Callable[[_Function], _Function]:
-    return click.option(name, callback=_share, metavar="SHARE", help=text)
+def _gate(name: str, text: str, *, share: bool = False) -> Callable[[_Function], _Function]:
+    """An option for a threshold: its number, `NONE`, or None where it was not given."""
+
+    def parse(
+        context: click.Context, option: click.Parameter, value: str | None
+    ) -> float | str | None:
+        if value is None or value.strip().lower() == NONE:
+            return value and NONE
+        if share:
+            return _share(context, option, value)
+        try:
+            return float(value)
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is no number", context, option) from None
+
+    metavar = f"{'SHARE' if share else 'NUMBER'}|{NONE}"
+    return click.option(name, callback=parse, metavar=metavar, help=text)
 
 
 @click.command(
@@ -61,17 +76,17 @@ def _gate(name: str, text: str) -> Callable[[_Function], _Function]:
 @click.option(
     "--generate", type=_COUNT, metavar="N", help="Continue N prompts of the text, greedily."
 )
-@_gate("--max-ppl-increase", "Fail above this, as 1% or 0.01.")
-@_gate("--min-top1-agreement", "Fail below this, as 97% or 0.97.")
-@click.option("--max-mean-kl", type=float, help="Fail above this, in nats.")
-@click.option("--max-p99-kl", type=float, help="Fail above this, in nats.")
-@click.option("--max-logit-diff", type=float, help="Fail above this.")
-@_gate("--max-lambada-drop", "Fail above this loss of accuracy.")
+@_gate("--max-ppl-increase", "Fail above this, as 1% or 0.01.", share=True)
+@_gate("--min-top1-agreement", "Fail below this, as 97% or 0.97.", share=True)
+@_gate("--max-mean-kl", "Fail above this, in nats.")
+@_gate("--max-p99-kl", "Fail above this, in nats.")
+@_gate("--max-logit-diff", "Fail above this.")
+@_gate("--max-lambada-drop", "Fail above this loss of accuracy.", share=True)
 @click.option(
     "--config",
     type=_PATH,
     help=f"Thresholds as TOML, [eval.thresholds]; default: {PROJECT_FILE} here, if there is one. "
-    "Options win over it.",
+    f"Options win over it; {NONE} switches one off.",
 )
 @click.option(
     "--confidence", callback=_share, default="95%", show_default=True, help="Of the intervals."
@@ -126,7 +141,7 @@ def evaluate(
     html_file: Path | None,
     junit_file: Path | None,
     picture_file: Path | None,
-    **thresholds: float | None,
+    **thresholds: float | str | None,
 ) -> int:
     """Compare every variant of BUNDLE with the original, on the same windows of a text.
 
@@ -136,7 +151,7 @@ def evaluate(
     Exit code 0: every threshold is passed (or none was given); 1: one is failed, or a variant is
     broken; 2: none is failed and one undecided, or the command could not run.
     """
-    from .evals import Resampling, Thresholds
+    from .evals import Resampling, Thresholds, draw_drift
     from .evals import evaluate as run
     from .evals.baseline import read_baseline
     from .evals.html_page import html_page
@@ -148,12 +163,21 @@ def evaluate(
     if path is None or (text and wikitext):
         raise ConfigError("give a text to measure on: either --text or --wikitext")
     project = read_project(config)
-    given = {name: value for name, value in thresholds.items() if value is not None}
-    limits = Thresholds(**{**project.thresholds, **given})
+    asked: dict[str, Any] = {**project.thresholds}
+    for name, threshold in thresholds.items():
+        if threshold is not None:
+            asked[name] = None if threshold == NONE else threshold
+    limits = Thresholds(**asked)
     how = Resampling(seed=seed, resamples=resamples, confidence=confidence)
-    for file in (markdown_file, html_file, junit_file, picture_file, json_file):
-        if file is not None and file != "-":
-            check_writable(Path(file))
+    outputs = {
+        "--json": json_file,
+        "--markdown": markdown_file,
+        "--html": html_file,
+        "--junit": junit_file,
+        "--picture": picture_file,
+    }
+    inputs = [path, bundle, Path(against), lambada, project.path]
+    check_outputs(outputs, [read for read in inputs if read is not None])
     if picture_file is not None or html_file is not None:
         import matplotlib  # noqa: F401 (here, so that its absence is no surprise at the end)
     earlier = None if baseline is None else read_baseline(baseline)
@@ -181,28 +205,10 @@ def evaluate(
     config_facts = {"path": str(project.path), "sha256": project.sha256} if project.path else None
     report = dataclasses.replace(report, command=command, config=config_facts)
     pages = [(markdown_file, to_markdown), (html_file, html_page), (junit_file, junit_xml)]
-    _deliver(report, json_file, pages, picture_file)
+
+    def picture() -> None:
+        if picture_file is not None:
+            draw_drift(report, picture_file)
+
+    deliver(report, json_file, pages, picture)
     return report.exit_code
-
-
-def _deliver(
-    report: EvalReport,
-    json_file: str | None,
-    pages: Sequence[tuple[Path | None, Callable[[EvalReport], str]]],
-    picture: Path | None,
-) -> None:
-    # Files first: a pipe that closes early must not cost the report. But the table in any case.
-    data = json.dumps(report.to_dict(), indent=2)
-    try:
-        if json_file not in (None, "-"):
-            write_file(Path(str(json_file)), data + "\n")
-        for file, page in pages:
-            if file is not None:
-                # A path may hold bytes that are no UTF-8.
-                write_file(file, page(report).encode("utf-8", "replace"))
-        if picture is not None:
-            from .evals import draw_drift
-
-            draw_drift(report, picture)
-    finally:
-        click.echo(data if json_file == "-" else report.to_table())

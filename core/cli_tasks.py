@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from .bundle import Bundle
 from .cli_make import example, threads_option
-from .files import check_writable, write_file
+from .cli_report import check_outputs, deliver
 
 _PATH = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
@@ -67,15 +66,15 @@ def ask_tasks(
 
     Exit code 0: measured; 1: a variant's likelihoods are no numbers; 2: could not run.
     """
-    from .evals.tasks import parse_source, run_tasks
+    from .evals.tasks import TasksReport, parse_source, run_tasks
 
-    for file in (markdown_file, json_file):
-        if file is not None and file != "-":
-            check_writable(Path(file))
+    asked = [parse_source(source) for source in sources]
+    inputs = [bundle, Path(against), *(file for source in asked for file in source.files)]
+    check_outputs({"--json": json_file, "--markdown": markdown_file}, inputs)
     report = run_tasks(
         Bundle.open(bundle),
         against,
-        [parse_source(source) for source in sources],
+        asked,
         variants=variants or None,
         limit=limit,
         skip_bad=skip_bad,
@@ -84,13 +83,5 @@ def ask_tasks(
         provider=provider,
         threads=threads,
     )
-    # Files first: a pipe that closes early must not cost the report. But the table in any case.
-    data = json.dumps(report.to_dict(), indent=2)
-    try:
-        if json_file not in (None, "-"):
-            write_file(Path(str(json_file)), data + "\n")
-        if markdown_file is not None:
-            write_file(markdown_file, report.to_markdown())
-    finally:
-        click.echo(data if json_file == "-" else report.to_table())
+    deliver(report, json_file, [(markdown_file, TasksReport.to_markdown)])
     return report.exit_code

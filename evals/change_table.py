@@ -41,7 +41,9 @@ def _change(change: dict[str, Any] | None, show: Callable[[float], str], sign: i
         return ""
     before, now = (math.nan if change[key] is None else change[key] for key in ("earlier", "now"))
     word = ""
-    if change["moved"] and show(before) != show(now):
+    if math.isfinite(before) and not math.isfinite(now):
+        word = " worse"  # it is broken now
+    elif change["moved"] and show(before) != show(now):
         word = " worse" if sign * (now - before) > 0 else " better"
     return f"{show(before)} -> {show(now)}{word}"
 
@@ -52,7 +54,7 @@ def _percent(value: float) -> str:
 
 # Head, name, how it is shown, and whether more of it is worse (1) or better (-1).
 _CHANGES: tuple[tuple[str, str, Callable[[float], str], int], ...] = (
-    ("ppl +%", "ppl_ratio", lambda ratio: f"{100 * (ratio - 1):+.2f}", 1),
+    ("ppl +%", "ppl_ratio", lambda ratio: f"{round(100 * (ratio - 1), 2) + 0.0:+.2f}", 1),
     ("mean KL", "mean_kl_nats", lambda nats: f"{nats:.2e}", 1),
     ("p99 KL", "p99_kl_nats", lambda nats: f"{nats:.2e}", 1),
     ("top-1 %", "top1_agreement", _percent, -1),

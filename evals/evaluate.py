@@ -5,13 +5,13 @@ The original runs in PyTorch and each variant on ONNX Runtime.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ..bundle import Bundle
+from ..bundle import Bundle, Variant
 from ..errors import ConfigError, EvalError
 from ..runtime import Model, load
 from .baseline import Baseline, check_comparable, compare
@@ -20,20 +20,26 @@ from .breakdown import Breakdown, context_lengths, token_counts
 from .gate import Thresholds
 from .generation import Continuations, GenerationDrift
 from .kept_store import variant_key
-from .lambada import LambadaResult, MaskedLogits, Passage, read_passages, score_passages
+from .lambada import LambadaResult
+from .last_words import lambada_facts, read_passages, score_passages
 from .original import Original
 from .passes import Bar, Plan, measure_kept, measure_live
 from .progress import progress_bar
-from .provenance import lambada_facts, text_facts, tool_versions
-from .reference import open_reference
+from .provenance import text_facts, tool_versions
+from .reference import Reference, open_reference
 from .report import EvalReport
 from .results import Scored, VariantResult
 from .scores import Ints
 from .tally import Tally, batches_of
+from .tasks.language_model import OriginalModel, VariantModel
+from .tasks.task import Collected
 from .text_source import EvalText
+from .variants import choose_variants
 from .windows import Window, sliding_windows
 
 NEW_TOKENS = 64
+Opened = Callable[[str], Model]
+"""Opens a variant by its name."""
 
 
 def evaluate(
@@ -83,14 +89,18 @@ def evaluate(
     passes.
     """
     limits, how = thresholds or Thresholds(), resampling or Resampling()
-    if limits.max_lambada_drop is not None and lambada is None:
+    if lambada is None and limits.max_lambada_drop is not None:
         raise EvalError("max_lambada_drop was given and no LAMBADA file to measure it on")
+    if lambada is None and limit is not None:
+        raise ConfigError("limit is of LAMBADA passages, and no LAMBADA file was given")
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, but is {workers}")
     source = EvalText(text=text) if isinstance(text, str) else text
     length, step = _window(bundle, window, stride)
     bundle.verify()  # the report says with which files it was made
-    models = _open_variants(bundle, variants, provider, threads)
+    chosen = choose_variants(bundle, variants)
+    opened = partial(load, bundle, provider=provider, threads=threads)
+    own_tokenizer = opened(chosen[0].name).tokenizer  # and whether provider and threads will do
     reference = open_reference(checkpoint)
     original = reference.original
     if original is None and (lambada is not None or generate):
@@ -98,7 +108,7 @@ def evaluate(
             f"{checkpoint}: only predictions on the text were kept; --lambada and --generate need "
             "the checkpoint"
         )
-    tokenizer = reference.tokenizer(bundle, models[0], source.text)
+    tokenizer = reference.tokenizer(bundle, own_tokenizer, source.text)
     tokens = np.asarray(tokenizer.encode(source.text)[:max_tokens], np.int64)
     read = source.text if max_tokens is None else tokenizer.decode(tokens.tolist())
     windows = _windows(tokens, length, step)
@@ -107,14 +117,12 @@ def evaluate(
         check_comparable(
             baseline, text=facts, window=length, stride=step, weights=reference.weights
         )
-    passages = (
-        read_passages(lambada, tokenizer.encode, window=bundle.config.n_positions, limit=limit)
-        if lambada is not None
-        else []
-    )
+    passages = None
+    if lambada is not None:
+        passages = read_passages(lambada, tokenizer, window=bundle.config.n_positions, limit=limit)
 
     plan = Plan(
-        bundle=bundle.path, variants=tuple(model.variant.name for model in models),
+        bundle=bundle.path, variants=tuple(variant.name for variant in chosen),
         checkpoint=checkpoint, provider=provider, threads=threads, tokens=tokens,
         batches=batches_of(windows, bundle.config.vocab_size), workers=workers,
     )  # fmt: skip
@@ -122,26 +130,26 @@ def evaluate(
     store = reference.store(cache, plan, window=length, stride=step)
     bar = partial(progress_bar, progress=progress)
     if store is not None:
-        keys = [variant_key(bundle, m.variant, provider, versions) for m in models]
-        tallies = measure_kept(plan, store, original, models, keys, bar)
+        keys = [variant_key(bundle, variant, provider, versions) for variant in chosen]
+        tallies = measure_kept(plan, store, original, keys, bar)
     elif original is not None:
-        tallies = measure_live(plan, original, models, bar)
+        tallies = measure_live(plan, original, bar)
     with reference.threads(threads):
-        last_words = _score_lambada(passages, original, models, bar)
+        answered = _score_lambada(passages, reference, chosen, opened, bar)
         continued = _continue(tokens, original, generate, bundle.config.n_positions)
-        generated = _compare_continuations(continued, models, bar)
+        generated = _compare_continuations(continued, chosen, opened, bar)
     scored = [
         Scored(
             perplexity=tally.perplexity(words=facts["words"], size=facts["bytes"]),
             lambada=last_word,
         )
-        for tally, last_word in zip(tallies, last_words, strict=True)
+        for tally, last_word in zip(tallies, answered, strict=True)
     ]
     results = tuple(
         VariantResult.of(
-            name=model.variant.name,
-            precision=str(model.variant.precision),
-            size_bytes=bundle.bytes_of(model.variant),
+            name=variant.name,
+            precision=str(variant.precision),
+            size_bytes=bundle.bytes_of(variant),
             scored=score,
             original=scored[0],
             drift=tally.drift_from(tallies[0]),
@@ -152,12 +160,12 @@ def evaluate(
             thresholds=limits,
             confidence=how.confidence,
         )
-        for model, tally, score, generation in zip(
-            models, tallies[1:], scored[1:], generated, strict=True
+        for variant, tally, score, generation in zip(
+            chosen, tallies[1:], scored[1:], generated, strict=True
         )
     )
     asked = None
-    if lambada is not None:
+    if lambada is not None and passages is not None:
         asked = lambada_facts(lambada, passages, results, tokenizer)
     return EvalReport(
         bundle=str(bundle.path),
@@ -199,23 +207,17 @@ def _windows(tokens: Ints, length: int, stride: int) -> list[Window]:
     return windows
 
 
-def _open_variants(
-    bundle: Bundle, names: Sequence[str] | None, provider: str, threads: int | None
-) -> list[Model]:
-    chosen = dict.fromkeys(names or bundle.manifest.variants)  # each once, in order
-    if not chosen:
-        raise EvalError(f"{bundle.path}: holds no variant to evaluate")
-    return [load(bundle, name, provider=provider, threads=threads) for name in chosen]
-
-
 def _score_lambada(
-    passages: Sequence[Passage], original: Original | None, models: Sequence[Model], bar: Bar
-) -> list[LambadaResult | None]:
-    if not passages or original is None:
-        return [None for _ in range(1 + len(models))]
-    runs: list[MaskedLogits] = [original, *(model.logits for model in models)]
-    with bar(len(passages) * len(runs), "passages") as advance:
-        return [score_passages(passages, run, advance) for run in runs]
+    passages: Collected | None, reference: Reference, variants: Sequence[Variant], opened: Opened,
+    bar: Bar,
+) -> list[LambadaResult | None]:  # fmt: skip
+    if passages is None or reference.checkpoint is None:
+        return [None for _ in range(1 + len(variants))]
+    with bar(len(passages.items) * (1 + len(variants)), "passages") as advance:
+        found = [score_passages(passages, OriginalModel(reference.checkpoint), advance)]
+        for variant in variants:
+            found.append(score_passages(passages, VariantModel(opened(variant.name)), advance))
+    return list(found)
 
 
 def _continue(
@@ -232,14 +234,14 @@ def _continue(
 
 
 def _compare_continuations(
-    continued: Continuations | None, models: Sequence[Model], bar: Bar
+    continued: Continuations | None, variants: Sequence[Variant], opened: Opened, bar: Bar
 ) -> list[GenerationDrift | None]:
     found: list[GenerationDrift | None] = []
     if continued is None:
-        return [None for _ in models]
-    with bar(len(models), "variants") as advance:
-        for model in models:
-            found.append(GenerationDrift.of(continued, model.logits))
+        return [None for _ in variants]
+    with bar(len(variants), "variants") as advance:
+        for variant in variants:
+            found.append(GenerationDrift.of(continued, opened(variant.name).logits))
             advance(1)
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from .bootstrap import Interval
 from .change_table import change_rows, change_title
 from .gate import Outcome, Verdict
 from .plots import report_plots
@@ -21,6 +20,7 @@ from .tables import (
     problems,
     table_rows,
     title,
+    verdict_numbers,
 )
 
 _STYLE = """
@@ -39,7 +39,8 @@ th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
 th:first-child, td:first-child { text-align: left; } th { border-bottom: 2px solid #888; }
 td.pass { color: #005a8d; } td.fail { color: #a84300; font-weight: 700; }
 td.undecided { color: #8a5f00; font-weight: 700; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1.5rem; }
+.plots { display: grid; gap: 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }
 figure { margin: 0; } svg { width: 100%; height: auto; } figcaption { color: #555; }
 figcaption b { color: #1a1a1a; } .note { color: #555; }
 pre { background: #f3f3f3; padding: .7rem 1rem; overflow-x: auto; white-space: pre-wrap;
@@ -100,17 +101,8 @@ def _thresholds(report: EvalReport) -> Iterator[str]:
 
 
 def _cells(verdict: Verdict) -> list[str]:
-    return [
-        verdict.threshold,
-        f"{verdict.limit:g}",
-        f"{verdict.measured:.4g}",
-        _interval(verdict.interval),
-        WORDS[verdict.outcome],
-    ]
-
-
-def _interval(ends: Interval | None) -> str:
-    return "" if ends is None else f"{ends.low:.4g} to {ends.high:.4g}"
+    measured, interval, limit = verdict_numbers(verdict)
+    return [verdict.threshold, limit, measured, interval, WORDS[verdict.outcome]]
 
 
 def _plots(report: EvalReport) -> Iterator[str]:

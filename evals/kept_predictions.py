@@ -113,8 +113,13 @@ def kl_at_least(original: Kept, variant: Floats32, variant_totals: Floats | None
     log_p = original.log_p[:, :count].astype(np.float64)
     rest = original.rest.astype(np.float64)
     others = np.maximum(1 - np.exp(log_q).sum(-1), np.finfo(np.float64).tiny)
-    tail = np.where(rest > 0, rest * np.log(np.maximum(rest, 1e-300) / others), 0.0)
-    bound: Floats = np.maximum(_sums(np.exp(log_p), log_p - log_q) + tail, 0.0)
+    apart = np.log(np.maximum(rest, 1e-300) / others)
+    tail = np.where(rest > 0, rest * apart, 0.0)
+    # What is kept is float32; how far the true numbers may lie from it, to the first order.
+    p = np.exp(log_p)
+    slack = _sums(p, np.abs(log_p) * (1 + np.abs(log_p - log_q))) + rest * (1 + np.abs(apart))
+    lowest = _sums(p, log_p - log_q) + tail - np.finfo(np.float32).eps * slack
+    bound: Floats = np.maximum(lowest, 0.0)
     return bound
 
 

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -35,6 +36,10 @@ from .tally import Tally
 FORMAT, FORMAT_VERSION = "gpt2edge-kept-predictions", 1
 MANIFEST_FILE = "manifest.json"
 _Record = TypeVar("_Record", Kept, TokenDrift)
+_WIDE = ("ids", "log_p")  # of `Kept`: several tokens a prediction
+_BESIDE_DRIFT = ("nll", "kl_at_least")  # of `Tally`
+_MEASURE = 2
+"""How a variant's numbers are made; another number where another gpt2edge makes others."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,11 @@ class KeptStore:
     def weights(self) -> dict[str, str]:
         return dict(self.facts["weights"])
 
+    @property
+    def writable(self) -> bool:
+        """Another machine may give the folder to be read only: then nothing is added to it."""
+        return os.access(self.folder, os.W_OK | os.X_OK)
+
     def report_facts(self) -> dict[str, Any]:
         """What a report says about where its divergences come from."""
         return {"folder": str(self.folder), "likeliest": LIKELIEST, "drawn": DRAWN}
@@ -64,9 +74,16 @@ class KeptStore:
     def write_original(self, number: int, kept: Kept) -> None:
         _write(self._original(number), _arrays(kept))
 
-    def original(self, number: int) -> Kept:
-        """Raises EvalError where the batch is missing or damaged."""
-        return _record(Kept, _read(self._original(number)), self._original(number))
+    def original(self, number: int, predictions: int) -> Kept:
+        """Of so many predictions; raises EvalError where the batch is missing or damaged."""
+        path = self._original(number)
+        kept = _record(Kept, _read(path), path, predictions)
+        sound = (kept.nll, kept.log_total, kept.rest)
+        if not all(np.isfinite(array).all() for array in sound) or np.isnan(kept.log_p).any():
+            raise EvalError(f"{path}: damaged: holds what is no number")
+        if kept.ids.shape != kept.log_p.shape or kept.ids.max() >= self.config.vocab_size:
+            raise EvalError(f"{path}: damaged: its tokens are not those of the vocabulary")
+        return kept
 
     def write_tally(self, variant: str, number: int, tally: Tally) -> None:
         arrays = _arrays(TokenDrift.join(tally.drift))
@@ -74,17 +91,18 @@ class KeptStore:
         arrays["kl_at_least"] = np.concatenate(tally.kl_at_least)
         _write(self._variant(variant, number), arrays)
 
-    def tally(self, variant: str, number: int) -> Tally | None:
+    def tally(self, variant: str, number: int, predictions: int) -> Tally | None:
         """What an earlier run measured; None where it did not, or what it left is damaged."""
         path = self._variant(variant, number)
         if not path.is_file():
             return None
         try:
             arrays = _read(path)
-            nll, bound = arrays.pop("nll"), arrays.pop("kl_at_least")
-            return Tally(nll=[nll], drift=[_record(TokenDrift, arrays, path)], kl_at_least=[bound])
-        except (EvalError, KeyError):
+            drift = _record(TokenDrift, arrays, path, predictions)
+            nll, bound = (_column(arrays, name, path, predictions) for name in _BESIDE_DRIFT)
+        except EvalError:
             return None
+        return Tally(nll=[nll], drift=[drift], kl_at_least=[bound])
 
     def _original(self, number: int) -> Path:
         return self.folder / f"original-{number:05d}.npz"
@@ -178,6 +196,7 @@ def variant_key(
 ) -> str:
     """Name of a variant's files: differs where its numbers may."""
     facts = {
+        "measure": _MEASURE,
         "files": {name: bundle.manifest.files[name].sha256 for name in variant.files},
         "provider": provider,
         "onnxruntime": versions.get("onnxruntime"),
@@ -202,12 +221,28 @@ def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             return dict(found)
     except OSError as reason:
         raise EvalError(f"{path}: cannot be read: {reason.strerror}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as reason:
-        raise EvalError(f"{path}: damaged: {reason}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, TypeError):
+        # NumPy's words are about pickle, which has no place here.
+        raise EvalError(f"{path}: damaged: not the arrays that were written there") from None
 
 
-def _record(kind: type[_Record], arrays: Mapping[str, np.ndarray[Any, Any]], path: Path) -> _Record:
-    try:
-        return kind(*(arrays[field.name] for field in dataclasses.fields(kind)))
-    except KeyError as reason:
-        raise EvalError(f"{path}: damaged: lacks {reason}") from None
+def _record(
+    kind: type[_Record], arrays: Mapping[str, np.ndarray[Any, Any]], path: Path, predictions: int
+) -> _Record:
+    names = (field.name for field in dataclasses.fields(kind))
+    return kind(*(_column(arrays, name, path, predictions) for name in names))
+
+
+def _column(
+    arrays: Mapping[str, np.ndarray[Any, Any]], name: str, path: Path, predictions: int
+) -> Any:
+    """One array, a row a prediction; EvalError for what was not written here."""
+    array = arrays.get(name)
+    shape = (
+        (predictions, *array.shape[1:]) if array is not None and name in _WIDE else (predictions,)
+    )
+    kind = "u" if name == "ids" else "f"
+    if array is None or array.shape != shape or array.dtype.kind != kind:
+        found = "is missing" if array is None else f"is {array.dtype} of {array.shape}"
+        raise EvalError(f"{path}: damaged: {name} {found}, expected {predictions:,} numbers")
+    return array

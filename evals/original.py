@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..bundle import Bundle
 from ..errors import EvalError
-from ..runtime import Model, Tokenizer
+from ..runtime import Tokenizer
 from .scores import Floats32, Ints
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 GREEDY_ROWS = 8  # continued together: their cache stays small
 
 
-def common_tokenizer(bundle: Bundle, model: Model, original: Checkpoint, text: str) -> Tokenizer:
+def common_tokenizer(
+    bundle: Bundle, tokenizer: Tokenizer | None, original: Checkpoint, text: str
+) -> Tokenizer:
     """The bundle's tokenizer.
 
     Raises EvalError when the bundle is of another model, has no tokenizer, or reads `text` as
@@ -27,13 +29,13 @@ def common_tokenizer(bundle: Bundle, model: Model, original: Checkpoint, text: s
         raise EvalError(
             f"{bundle.path} is not a bundle of {original.source}: their config.json differ"
         )
-    if model.tokenizer is None:
+    if tokenizer is None:
         raise EvalError(f"{bundle.path}: has no tokenizer, so it cannot read a text")
     if original.tokenizer_folder is not None:
         theirs = Tokenizer.from_folder(original.tokenizer_folder)
-        if theirs.encode(text) != model.tokenizer.encode(text):
+        if theirs.encode(text) != tokenizer.encode(text):
             raise EvalError(f"{bundle.path} and {original.source} tokenize the text differently")
-    return model.tokenizer
+    return tokenizer
 
 
 class Original:

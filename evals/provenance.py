@@ -6,15 +6,12 @@ import hashlib
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import sha256_of
-from ..runtime import Tokenizer
-from .lambada import Passage
-from .results import VariantResult
 from .text_source import EvalText
 
 if TYPE_CHECKING:
@@ -54,25 +51,6 @@ def text_facts(source: EvalText, read: str, tokens: int, max_tokens: int | None)
         "tokens": tokens,
         "words": source.count_words(read),
         "bytes": len(read.encode()),
-    }
-
-
-def lambada_facts(
-    path: Path, passages: Sequence[Passage], results: Sequence[VariantResult], tokenizer: Tokenizer
-) -> dict[str, Any]:
-    """Of the file, and of every passage that a variant answered otherwise than the original."""
-    flipped = {i for v in results if v.lambada for i in (*v.lambada.lost, *v.lambada.gained)}
-    return {
-        "source": str(path),
-        "sha256": sha256_of(path),
-        "passages": len(passages),
-        "flipped": {
-            str(i): {
-                "line": passages[i].line,
-                "word": tokenizer.decode(passages[i].target).strip(),
-            }
-            for i in sorted(flipped)
-        },
     }
 
 

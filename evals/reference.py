@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle import Bundle
 from ..config import GPT2Config
-from ..errors import EvalError
-from ..runtime import Model, Tokenizer
-from .kept_store import KeptStore, check_same_text, is_kept, kept_facts, open_in_cache, open_kept
+from ..errors import ConfigError, EvalError
+from ..runtime import Tokenizer
+from .kept_store import (
+    MANIFEST_FILE,
+    KeptStore,
+    check_same_text,
+    is_kept,
+    kept_facts,
+    open_in_cache,
+    open_kept,
+)
 from .original import Original, common_tokenizer, torch_threads
 from .passes import Plan
 from .provenance import weights_sha256
@@ -31,17 +39,17 @@ class Reference:
     kept: KeptStore | None = None
     """Instead of the other two."""
 
-    def tokenizer(self, bundle: Bundle, model: Model, text: str) -> Tokenizer:
+    def tokenizer(self, bundle: Bundle, tokenizer: Tokenizer | None, text: str) -> Tokenizer:
         """The bundle's; raises EvalError where the original reads `text` otherwise."""
         if self.checkpoint is not None:
-            return common_tokenizer(bundle, model, self.checkpoint, text)
+            return common_tokenizer(bundle, tokenizer, self.checkpoint, text)
         if self.kept is not None and self.kept.config != bundle.config:
             raise EvalError(
                 f"{bundle.path} is not a bundle of {self.source}: their config.json differ"
             )
-        if model.tokenizer is None:
+        if tokenizer is None:
             raise EvalError(f"{bundle.path}: has no tokenizer, so it cannot read a text")
-        return model.tokenizer  # that it reads what was kept, the tokens' sha256 tells
+        return tokenizer  # that it reads what was kept, the tokens' sha256 tells
 
     def store(
         self, cache: Path | None, plan: Plan, *, window: int, stride: int
@@ -55,6 +63,11 @@ class Reference:
             )  # fmt: skip
 
         if self.kept is not None:
+            if cache is not None:
+                raise ConfigError(
+                    f"--cache {cache}: predictions are kept in {self.kept.folder} already, and "
+                    "what is measured is kept beside them; leave --cache out"
+                )
             check_same_text(self.kept, facts(self.kept.config))
             return self.kept
         if cache is not None and self.checkpoint is not None:
@@ -70,6 +83,7 @@ def open_reference(checkpoint: str | Path) -> Reference:
     if is_kept(checkpoint):
         kept = open_kept(Path(checkpoint))
         return Reference(source=kept.source, weights=kept.weights, kept=kept)
+    refuse_cache(checkpoint)
     from ..model.weights import load_checkpoint
 
     loaded = load_checkpoint(checkpoint)
@@ -77,3 +91,15 @@ def open_reference(checkpoint: str | Path) -> Reference:
         source=loaded.source, weights=weights_sha256(loaded.files), checkpoint=loaded,
         original=Original(loaded),
     )  # fmt: skip
+
+
+def refuse_cache(checkpoint: str | Path) -> None:
+    """Raise EvalError for the folder of a cache, whose folders stand for a checkpoint each."""
+    folder = Path(checkpoint)
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return
+    kept = sorted(
+        str(path.parent) for path in folder.glob(f"*/{MANIFEST_FILE}") if is_kept(path.parent)
+    )
+    if kept:
+        raise EvalError(f"{folder}: a cache; name one of the folders in it: {', '.join(kept[:4])}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .bootstrap import Interval
-from .gate import Outcome, Verdict
+from .gate import SHARES, Outcome, Verdict
 
 if TYPE_CHECKING:
     from .report import EvalReport
@@ -96,14 +96,26 @@ def problems(report: EvalReport) -> list[str]:
 
 def describe(verdict: Verdict) -> str:
     """What was measured, how sure that is, and the limit."""
-    ends = verdict.interval
-    if ends is not None:
-        sure = f" ({ends.low:.4g} to {ends.high:.4g})"
+    measured, interval, limit = verdict_numbers(verdict)
+    if interval:
+        sure = f" ({interval})"
     elif verdict.outcome is Outcome.UNDECIDED:
         sure = " (the text is too short to say how sure that is)"
     else:
         sure = ""
-    return f"{verdict.threshold} is {verdict.measured:.4g}{sure}, the limit {verdict.limit:g}"
+    return f"{verdict.threshold} is {measured}{sure}, the limit {limit}"
+
+
+def verdict_numbers(verdict: Verdict) -> tuple[str, str, str]:
+    """What was measured, its interval (empty where there is none) and the limit; shares as %."""
+    share = verdict.threshold in SHARES
+
+    def shown(value: float, digits: str) -> str:
+        return f"{100 * value:{digits}}%" if share else f"{value:{digits}}"
+
+    ends = verdict.interval
+    interval = "" if ends is None else f"{shown(ends.low, '.4g')} to {shown(ends.high, '.4g')}"
+    return shown(verdict.measured, ".4g"), interval, shown(verdict.limit, "g")
 
 
 def kept_note(report: EvalReport) -> list[str]:
@@ -139,7 +151,8 @@ def divergences(report: EvalReport) -> list[str]:
 
 def flips(report: EvalReport) -> list[str]:
     """A line a variant: which LAMBADA passages it lost and gained, by their lines in the file."""
-    lines = []
+    cut = 0 if report.lambada is None else report.lambada.get("cut", 0)
+    lines = [f"LAMBADA: {cut:,} contexts were longer than the window and were cut"] if cut else []
     for variant in report.variants:
         paired = variant.lambada
         if paired is None or not (paired.lost or paired.gained):

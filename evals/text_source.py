@@ -41,30 +41,43 @@ def read_eval_text(source: Path, *, wikitext: bool = False) -> EvalText:
     Files of a folder follow each other with a blank line between. `wikitext`: a file of
     tokenised WikiText, which is put together again as people write it. Files are UTF-8; newlines
     are left as they are, a byte order mark is left out.
-    Raises EvalError naming the file that is missing, or not UTF-8, and a folder without any.
+    Raises EvalError naming the file that is missing, or not UTF-8, a folder without any, and what
+    holds no text.
     """
     files = [source]
     if source.is_dir():
         if wikitext:
             raise EvalError(f"{source}: a folder; --wikitext takes one file of tokenised WikiText")
-        files = sorted(path for path in source.rglob("*.txt") if path.is_file())
+        files = sorted(
+            path for path in source.rglob("*") if path.suffix.lower() == ".txt" and path.is_file()
+        )
         if not files:
             raise EvalError(f"{source}: holds no .txt files")
     texts, digests = [], {}
     for file in files:
         raw = _read(file)
         digests[str(file)] = hashlib.sha256(raw).hexdigest()
-        try:
-            texts.append(raw.decode("utf-8-sig"))
-        except UnicodeDecodeError as reason:
-            raise EvalError(f"{file}: is not UTF-8: {reason}") from None
+        texts.append(decode_text(raw, str(file)))
     text = BETWEEN_FILES.join(texts)
+    if not text.strip():
+        raise EvalError(f"{source}: holds no text")
     return EvalText(
         text=detokenize_wikitext(text) if wikitext else text,
         source=str(source),
         files=digests,
         wikitext=wikitext,
     )
+
+
+def decode_text(raw: bytes, where: str) -> str:
+    """UTF-8 with or without a byte order mark; EvalError for what is no such text."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        raise EvalError(f"{where}: is not UTF-8: {reason}") from None
+    if "\0" in text:
+        raise EvalError(f"{where}: has zero bytes in it: is it UTF-16?")
+    return text
 
 
 def _read(file: Path) -> bytes:

@@ -40,7 +40,9 @@ def sliding_windows(n_tokens: int, *, length: int, stride: int) -> list[Window]:
     if not 1 <= stride <= length:
         raise EvalError(f"the stride must lie in 1 to the window's {length}, but is {stride}")
     if n_tokens < 2:  # one token has nothing before it
-        raise EvalError(f"the text has {n_tokens} tokens; at least 2 are needed to score one")
+        raise EvalError(
+            f"at least 2 tokens are needed to score one, but the text has {n_tokens or 'none'}"
+        )
     windows = [Window(0, min(length + 1, n_tokens), 1)]
     while windows[-1].end < n_tokens:
         scored = windows[-1].end

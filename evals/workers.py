@@ -13,28 +13,32 @@ from ..errors import EvalError
 from ..one_at_a_time import settle_worker
 
 Result = TypeVar("Result")
+Opener = Callable[[], Callable[[int], Result]]
+"""Opens the models that a process needs; what it returns is called for every number."""
 
 
 def in_order(
     numbers: Sequence[int],
-    work: Callable[[int], Result],
     *,
     workers: int = 1,
-    opener: Callable[[], Callable[[int], Result]],
+    here: Opener[Result],
+    elsewhere: Opener[Result],
 ) -> Iterator[Result]:
-    """`work(number)` of every number, in order.
+    """The result for every number, in order; without numbers nothing is opened.
 
-    With more than one worker the opener, which must pickle, is sent to processes; each calls it
+    With more than one worker `elsewhere`, which must pickle, is sent to processes; each calls it
     once, and then what it returned for every number that falls to it. Closed or interrupted, what
-    has not begun is dropped.
+    has not begun is dropped. With one worker `here` is called in this process.
     """
+    if not numbers:
+        return
     if workers == 1 or len(numbers) < 2:
-        yield from map(work, numbers)
+        yield from map(here(), numbers)
         return
     # Spawned: a fork would take over the threads of PyTorch and ONNX Runtime.
     pool = ProcessPoolExecutor(
         min(workers, len(numbers)), mp_context=get_context("spawn"),
-        initializer=_open, initargs=(opener,),
+        initializer=_open, initargs=(elsewhere,),
     )  # fmt: skip
     try:
         yield from pool.map(_run, numbers)

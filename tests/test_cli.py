@@ -394,6 +394,10 @@ def test_thresholds_of_a_project(
     wanted = {"seed": 3, "resamples": 200, "confidence": 0.9}
     assert wanted.items() <= report["resampling"].items()
     assert run(*base, "--max-ppl-increase", "900%").code == 0  # the option wins
+    off = run(*base, "--max-ppl-increase", "none", "--json", "-")
+    assert off.code == 0
+    assert json.loads(off.out)["thresholds"]["max_ppl_increase"] is None
+    failed(run(*base, "--max-mean-kl", "much"), "--max-mean-kl", "much", "no number")
     Path("lax.toml").write_text("[eval.thresholds]\nmax_mean_kl = 90.0\n")
     assert run(*base, "--config", "lax.toml").code == 0
     Path("gpt2edge.toml").write_text("[eval.thresholds]\nmax_moon = 1\n")
@@ -401,6 +405,24 @@ def test_thresholds_of_a_project(
     failed(run(*base, "--config", "none.toml"), "none.toml")
     failed(run(*base, "--config", "lax.toml", "--confidence", "3%"), "confidence")
     failed(run(*base, "--config", "lax.toml", "--resamples", "3"), "resamples")
+
+
+def test_a_report_replaces_nothing_that_is_read(
+    run: Run, checkpoint: Path, bundle: Path, tmp_path: Path
+) -> None:
+    text, rows = tmp_path / "text.txt", tmp_path / "rows.jsonl"
+    text.write_text(TEXT)
+    rows.write_text('{"text": "the cat sat"}\n')
+    base = ["eval", bundle, "--against", checkpoint, "--text", text, "--lambada", rows]
+    before = (bundle / "manifest.json").read_bytes()
+    for name in (text, rows, bundle / "manifest.json", checkpoint / "model.safetensors"):
+        failed(run(*base, "--html", name), "--html", str(name), "would replace")
+    failed(run(*base, "--html", "a", "--markdown", "./a"), "--html", "is where --markdown writes")
+    failed(run(*base, "--junit", "-"), "--junit", "only --json prints")
+    tasks = ["tasks", bundle, "--against", checkpoint, "--task", f"lambada={rows}"]
+    failed(run(*tasks, "--json", rows), "--json", "would replace")
+    assert (bundle / "manifest.json").read_bytes() == before
+    assert text.read_text() == TEXT
 
 
 def test_an_eval_of_another_vocabulary(
@@ -470,7 +492,7 @@ def test_evals_that_cannot_run(run: Run, checkpoint: Path, bundle: Path, tmp_pat
     base = ["eval", bundle, "--against", checkpoint, "--text", text]
     failed(run(*base), "text.txt")
     text.write_text("")
-    failed(run(*base), "tokens")
+    failed(run(*base), "holds no text")
     text.write_bytes(b"\xff\xfe")
     failed(run(*base), "UTF-8")
     text.write_text(TEXT)

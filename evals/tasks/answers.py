@@ -21,8 +21,8 @@ from ...runtime import Tokenizer
 from ..workers import in_order
 from .ask import ask
 from .language_model import LanguageModel
-from .loglikelihood import EncodedItem
-from .requests import Item, Outcome, Score
+from .loglikelihood import Encoded, EncodedItem
+from .requests import Generate, Item, Outcome, Score
 
 CHUNK = 64
 """Items; enough for batches of like lengths, few enough to lose little to an interrupt."""
@@ -49,11 +49,11 @@ class Questions:
 
 def answers(
     questions: Sequence[Questions],
-    model: LanguageModel,
     tokenizer: Tokenizer,
     *,
     identity: Mapping[str, Any],
-    opener: Callable[[], LanguageModel],
+    here: Callable[[], LanguageModel],
+    elsewhere: Callable[[], LanguageModel],
     cache: Path | None = None,
     workers: int = 1,
     on_done: Callable[[int], object] = lambda _: None,
@@ -61,17 +61,18 @@ def answers(
     """Of every task the model's outcomes, in the order of its items.
 
     identity: what the model's answers depend on; with it and the items' tokens they are found in
-    `cache` again. opener: opens the model in another process.
+    `cache` again. here, elsewhere: open the model where something is left to ask, in this process
+    and in another.
     """
     chunks = [chunk for task in questions for chunk in task.chunks()]
     files = [cache / _name(identity, chunk) if cache else None for chunk in chunks]
     found = [_read(file, chunk) for file, chunk in zip(files, chunks, strict=True)]
     missing = [number for number, outcomes in enumerate(found) if outcomes is None]
     on_done(sum(len(chunks[i]) for i, outcomes in enumerate(found) if outcomes is not None))
-    work = partial(_ask, chunks, tokenizer, model)
     asked = in_order(
-        missing, work, workers=workers, opener=partial(_open, chunks, tokenizer, opener)
-    )
+        missing, workers=workers, here=partial(_open, chunks, tokenizer, here),
+        elsewhere=partial(_open, chunks, tokenizer, elsewhere),
+    )  # fmt: skip
     for number, outcomes in zip(missing, asked, strict=True):
         found[number] = outcomes
         file = files[number]
@@ -127,12 +128,25 @@ def _read(file: Path | None, chunk: Questions) -> list[Outcome] | None:
         return None
     try:
         content = read_json(file, EvalError)
-        outcomes = [one if isinstance(one, str) else tuple(map(_score, one)) for one in content]
-    except (EvalError, TypeError, KeyError):
+        rows = zip(content, chunk.items, chunk.encoded, strict=True)
+        return [_outcome(*row) for row in rows]
+    except (EvalError, TypeError, ValueError, KeyError):
         return None
-    return outcomes if len(outcomes) == len(chunk.items) else None
 
 
-def _score(data: dict[str, Any]) -> Score:
-    nats = data["nats"]
-    return Score(**{**data, "nats": math.nan if nats is None else float(nats)})
+def _outcome(found: Any, item: Item, parts: EncodedItem) -> Outcome:
+    """One answer as `_write` left it; raises TypeError, ValueError or KeyError for another."""
+    if isinstance(item, Generate):
+        if not isinstance(found, str):
+            raise TypeError("no text")
+        return found
+    return tuple(_score(score, part) for score, part in zip(found, parts, strict=True))
+
+
+def _score(data: dict[str, Any], part: Encoded) -> Score:
+    nats = math.nan if data["nats"] is None else data["nats"]
+    score = Score(**{**data, "nats": nats})
+    kinds = [type(value) for value in asdict(score).values()]
+    if kinds != [float, int, int, bool, bool] or score.tokens != len(part.target):
+        raise TypeError("no score")
+    return score

@@ -92,6 +92,8 @@ def _one(
     else:
         low, high = _bootstrap(metric, original, variant)
         p_value, test = _randomisation(metric, original, variant), "randomisation"
+        if not np.isfinite(values).all():
+            p_value = math.nan  # between numbers and none, chance decides nothing
         lost, gained, ends = [], [], []
     return Comparison(
         metric=metric.name, group=group, items=n, original=values[0], variant=values[1],

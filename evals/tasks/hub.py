@@ -22,6 +22,8 @@ def hub_rows(source: str) -> Iterator[Row | BadRow]:
         raise EvalError(f"{source}: needs datasets: pip install 'gpt2edge[hub]'") from None
     name, _, split = source.removeprefix(HUB).partition("#")
     name, _, config = name.partition("@")
+    if not name:
+        raise EvalError(f"{source}: names no data set; write hub:NAME")
     try:
         rows = datasets.load_dataset(name, config or None, split=split or SPLIT, streaming=True)
         for number, row in enumerate(rows, 1):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from ..bootstrap import Interval
@@ -99,7 +98,7 @@ class TasksReport:
             for variant in task.variants:
                 for found in variant.comparisons:
                     yield [
-                        f"{task.name} {Path(task.data['source']).name}" if alike else task.name,
+                        f"{task.name} {task.data['source']}" if alike else task.name,
                         found.metric
                         + (" %" if found.percent else "")
                         + (f", {found.group}" if found.group else ""),

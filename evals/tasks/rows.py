@@ -16,6 +16,7 @@ from typing import Any
 
 from ...errors import EvalError
 from ...files import quoted, read_json
+from ..text_source import decode_text
 
 MAX_JSON_BYTES = 1 << 30
 
@@ -124,14 +125,10 @@ def only(files: Sequence[Path]) -> Path:
 def read_text(path: Path) -> str:
     """A UTF-8 file, with or without a byte order mark; EvalError for anything else."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        raw = path.read_bytes()
     except OSError as reason:
         raise EvalError(f"{path}: cannot be read: {reason.strerror}") from None
-    except UnicodeDecodeError as reason:
-        raise EvalError(f"{path}: is not UTF-8: {reason}") from None
-    if "\0" in text:
-        raise EvalError(f"{path}: has zero bytes in it: is it UTF-16?")
-    return text
+    return decode_text(raw, str(path))
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:

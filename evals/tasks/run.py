@@ -12,10 +12,12 @@ from pathlib import Path
 from ...bundle import Bundle
 from ...errors import ConfigError, EvalError
 from ...runtime import load
-from ..kept_store import variant_key
+from ..kept_store import is_kept, variant_key
 from ..original import common_tokenizer, torch_threads
 from ..progress import progress_bar
 from ..provenance import installed, weights_sha256
+from ..reference import refuse_cache
+from ..variants import choose_variants
 from ..workers import threads_each
 from .answers import Questions, answers
 from .ask import encode_item
@@ -63,12 +65,18 @@ def run_tasks(
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, but is {workers}")
     versions = {"python": sys.version.split()[0], **dict(installed(_TOOLS))}
-    chosen = list(dict.fromkeys(variants or bundle.manifest.variants))  # each once, in order
-    if not sources or not chosen:
-        raise EvalError("no task was given" if chosen else f"{bundle.path}: holds no variant")
-    models = [load(bundle, name, provider=provider, threads=threads) for name in chosen]
+    chosen = choose_variants(bundle, variants)
+    if not sources:
+        raise EvalError("no task was given")
+    # One at a time is open; that the first can be shows that provider and threads will do.
+    opened = load(bundle, chosen[0].name, provider=provider, threads=threads).tokenizer
+    if is_kept(checkpoint):
+        raise EvalError(
+            f"{checkpoint}: only predictions on a text were kept; tasks need the checkpoint"
+        )
+    refuse_cache(checkpoint)
     original = load_checkpoint(checkpoint)
-    tokenizer = common_tokenizer(bundle, models[0], original, "")
+    tokenizer = common_tokenizer(bundle, opened, original, "")
     window = bundle.config.n_positions
     collected = [
         collect(
@@ -78,34 +86,33 @@ def run_tasks(
         )
         for source in sources
     ]  # fmt: skip
-    common_tokenizer(bundle, models[0], original, _sample(collected))
+    common_tokenizer(bundle, opened, original, _sample(collected))
     questions = [
         Questions(source.task.name, found.items, found.encoded)
         for source, found in zip(sources, collected, strict=True)
     ]
     weights = weights_sha256(original.files)
     each = threads_each(threads, workers)
-    total = (1 + len(models)) * sum(map(len, questions))
+    total = (1 + len(chosen)) * sum(map(len, questions))
     with torch_threads(threads), progress_bar(total, "texts", progress=progress) as advance:
-        asked = partial(answers, questions, cache=cache, workers=workers, on_done=advance)
+        asked = partial(
+            answers, questions, tokenizer, cache=cache, workers=workers, on_done=advance
+        )
         outcomes = [
             asked(
-                OriginalModel(original), tokenizer,
                 identity={"weights": weights, "torch": versions.get("torch")},
-                opener=partial(_open_original, checkpoint, each),
+                here=lambda: OriginalModel(original),
+                elsewhere=partial(_open_original, checkpoint, each),
             )
-        ]  # fmt: skip
+        ]
         _check_original(questions, outcomes[0])
-        for model in models:
-            outcomes.append(
-                asked(
-                    VariantModel(model), tokenizer,
-                    identity={"variant": variant_key(bundle, model.variant, provider, versions)},
-                    opener=partial(_open_variant, bundle.path, model.variant.name, provider, each),
-                )
-            )  # fmt: skip
+        for variant in chosen:
+            opener = partial(_open_variant, bundle.path, variant.name, provider, each)
+            identity = {"variant": variant_key(bundle, variant, provider, versions)}
+            outcomes.append(asked(identity=identity, here=opener, elsewhere=opener))
+    names = [variant.name for variant in chosen]
     results = tuple(
-        _result(source, found, chosen, [model[number] for model in outcomes])
+        _result(source, found, names, [model[number] for model in outcomes])
         for number, (source, found) in enumerate(zip(sources, collected, strict=True))
     )
     return TasksReport(

@@ -48,11 +48,12 @@ def collect(
     *,
     limit: int | None = None,
     skip_bad: bool = False,
+    advice: str = "; --skip-bad leaves such rows out",
 ) -> Collected:
     """Items of the rows, the first `limit` of them, as texts and as tokens.
 
     Raises EvalError for no item at all, and, unless `skip_bad`, for any malformed row, with their
-    number and the first. Rows after the last item that is asked for are not looked at.
+    number, the first, and `advice`. Rows after the last item that is asked for are not looked at.
     """
     items: list[Item] = []
     encoded: list[EncodedItem] = []
@@ -73,10 +74,9 @@ def collect(
             break
     if bad and not (skip_bad and items):
         count = "1 row" if len(bad) == 1 else f"{len(bad):,} rows"
-        advice = "" if skip_bad else "; --skip-bad leaves such rows out"
         raise EvalError(
             f"{source}: {count} cannot be used as {task.name}, the first at {bad[0].where}: "
-            f"{bad[0].reason}{advice}"
+            f"{bad[0].reason}{'' if skip_bad else advice}"
         )
     if not items:
         raise EvalError(f"{source}: holds no item of {task.name}")

@@ -10,6 +10,7 @@ answer_is = "index"                               # or "number" from 1, "letter"
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -81,6 +82,7 @@ _NEEDED = {
     "contrast": ("texts",),
     "generate": ("prompt", "references", "max_tokens", "metrics"),
 }
+_NAME = re.compile(r"[\w.-]+")  # it stands in tables and in messages
 _LEAST = {"max_tokens": 1, "top_k": 1, "sentences": 0}
 
 
@@ -90,13 +92,13 @@ def load_task(path: Path) -> Task:
         settings = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as reason:
         raise EvalError(f"{path}: is not TOML: {reason}") from None
-    kind = str(settings.get("kind"))
+    kind = str(settings.get("kind", "missing"))
     if kind not in _FIELDS:
         raise EvalError(f"{path}: kind must be one of {', '.join(_FIELDS)}, but is {kind}")
     _check(settings, kind, str(path))
     known = _METRICS[kind]
     names = settings.get("metrics", [next(iter(known))])
-    if not names or not all(name in known for name in names):
+    if not names or not all(name in known for name in names) or len({*names}) < len(names):
         raise EvalError(f"{path}: metrics must be among {', '.join(known)}, but are {names}")
     if _NEEDS_NONSENSE & {*names} and len(settings.get("texts", ())) != 3:
         raise EvalError(f"{path}: {', '.join(names)} needs three texts, the third senseless")
@@ -124,10 +126,14 @@ def _check(settings: Settings, kind: str, where: str) -> None:
         if name not in (*_COMMON, "stop"):
             for template in value if isinstance(value, list) else [value]:
                 check_template(str(template), where)
+    if not _NAME.fullmatch(settings.get("name", "unnamed")):
+        raise EvalError(f"{where}: name must be of letters, digits, '_', '-' and '.'")
     if missing := [name for name in _NEEDED[kind] if name not in settings]:
         raise EvalError(f"{where}: {kind} needs {missing[0]!r}")
     if settings.get("answer_is", "index") not in _ANSWERS:
         raise EvalError(f"{where}: answer_is must be one of {', '.join(_ANSWERS)}")
+    if kind == "choice" and isinstance(options := settings["choices"], list) and len(options) < 2:
+        raise EvalError(f"{where}: choices must be two or more, but are {options}")
     if kind == "contrast" and len(settings["texts"]) not in (2, 3):
         raise EvalError(f"{where}: texts must be a stereotype, its opposite, and maybe nonsense")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,16 @@ def test_what_is_no_baseline(report: EvalReport, tmp_path: Path, damage, words: 
     with pytest.raises(EvalError, match=r"r\.json: ") as caught:
         read_baseline(path)
     assert words in str(caught.value)
+
+
+def test_what_has_broken_since_is_worse(baseline: Baseline, report: EvalReport) -> None:
+    *others, int4 = report.variants
+    drift = dataclasses.replace(int4.drift, mean_kl_nats=math.nan)
+    broken = (*others, dataclasses.replace(int4, drift=drift, intervals={}))
+    written = dataclasses.replace(report, baseline=compare(baseline, broken, None))
+    lines = [x for x in written.to_table().splitlines() if "->" in x]
+    assert lines[-1].count("nan worse") == 1
+    assert "-0.00" not in "".join(lines)
 
 
 def test_a_missing_baseline(tmp_path: Path) -> None:

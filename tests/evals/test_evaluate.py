@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from gpt2edge import Bundle
-from gpt2edge.errors import EvalError, Gpt2EdgeError
+from gpt2edge.errors import ConfigError, EvalError, Gpt2EdgeError
 from gpt2edge.evals import EvalReport, Outcome, Thresholds, draw_drift, evaluate
 from gpt2edge.evals.original import Original
 from gpt2edge.model import initialize, load_checkpoint, save_checkpoint
@@ -146,18 +146,18 @@ def test_flipped_passages_are_named(
     from gpt2edge.evals.original import Original
     from gpt2edge.runtime import Model
 
-    words = ["name", "module", "import"]
+    words = {"it binds a": "name", "it finds a": "module", "it is an": "import"}
     passages = tmp_path / "lambada.jsonl"
-    passages.write_text("".join(f'{{"text": "it binds a {word}"}}\n' for word in words))
+    passages.write_text("".join(f'{{"text": "{a} {b}"}}\n' for a, b in words.items()))
     tokenizer = Tokenizer.from_folder(tiny_bundle)
-    answers = [tokenizer.encode("it binds a") + tokenizer.encode(f" {word}") for word in words]
+    answers = [tokenizer.encode(a) + tokenizer.encode(f" {b}") for a, b in words.items()]
 
     def knowing(known: list[list[int]], ids: np.ndarray, last: int = 0) -> np.ndarray:
         out = np.zeros((*ids.shape, 400), np.float32)
         for row, fed in enumerate(ids):
             for answer in known:
-                if fed[: len(answer) - 1].tolist() == answer[:-1]:
-                    out[row, range(len(answer) - 1), answer[1:]] = 9.0
+                if fed[1 - len(answer) :].tolist() == answer[:-1]:
+                    out[row, range(1 - len(answer), 0), answer[1:]] = 9.0
         return out[:, -last:]
 
     monkeypatch.setattr(Original, "__call__", lambda _, ids, *__, **o: knowing(answers, ids, **o))
@@ -248,13 +248,13 @@ def test_max_tokens_and_lambada(
     assert result.original.perplexity.tokens == 49
     digest = hashlib.sha256(passages.read_bytes()).hexdigest()
     assert result.lambada == {
-        "source": str(passages), "sha256": digest, "passages": 2, "flipped": {}
+        "source": str(passages), "sha256": digest, "passages": 2, "cut": 0, "flipped": {}
     }  # fmt: skip
     ours, theirs = result.variants[0].scored.lambada, result.original.lambada
     assert ours.accuracy == theirs.accuracy
     assert ours.target_perplexity == pytest.approx(theirs.target_perplexity, rel=1e-5)
     assert result.exit_code == 2  # two passages, both the same, prove nothing
-    assert "undecided fp32: max_lambada_drop is 0 (-0." in result.to_table()
+    assert "undecided fp32: max_lambada_drop is 0% (-" in result.to_table()
 
 
 def test_what_cannot_be_compared(
@@ -271,6 +271,8 @@ def test_what_cannot_be_compared(
         evaluate(bundle, tiny_folder, text, window=257)
     with pytest.raises(Gpt2EdgeError, match="int2"):
         evaluate(bundle, tiny_folder, text, variants=["int2"])
+    with pytest.raises(ConfigError, match="limit is of LAMBADA passages"):
+        evaluate(bundle, tiny_folder, text, limit=3)
     with pytest.raises(EvalError, match="max_lambada_drop"):
         evaluate(bundle, tiny_folder, text, thresholds=Thresholds(max_lambada_drop=0.1))
     other = tmp_path / "other"

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpt2edge import Bundle
 from gpt2edge.errors import ConfigError, EvalError
 from gpt2edge.evals import EvalReport, Outcome, Thresholds, evaluate
+from gpt2edge.evals.tasks import parse_source, run_tasks
+from gpt2edge.evals.variants import groups_that_fit
+from gpt2edge.runtime import Model, load
 
 ESTIMATED = ("kl_nats", "reverse_kl_nats", "js_nats", "logit_diff")
 WINDOW = {"window": 64, "stride": 24, "threads": 1, "progress": False}
@@ -175,6 +182,94 @@ def test_predictions_of_something_else_are_refused(
         run(tiny_bundle, kept, text)
     with pytest.raises(ConfigError, match="workers must be at least 1"):
         run(tiny_bundle, tiny_folder, text, workers=0)
+
+
+def test_where_memory_has_no_room_for_all_variants_each_is_measured_alone(
+    live: EvalReport, tiny_bundle: Path, tiny_folder: Path, text: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    opened: list[weakref.ref[Model]] = []
+    most = 0
+
+    def watched(*given: Any, **options: Any) -> Model:
+        nonlocal most
+        model = load(*given, **options)
+        opened.append(weakref.ref(model))
+        most = max(most, sum(one() is not None for one in opened))
+        return model
+
+    monkeypatch.setattr("gpt2edge.evals.passes.load", watched)
+    monkeypatch.setattr("gpt2edge.evals.passes.free_memory", lambda: 1.0)
+    assert numbers(run(tiny_bundle, tiny_folder, text)) == numbers(live)
+    assert len(opened) == 3
+    assert most == 1
+
+
+def test_variants_are_open_together_as_far_as_there_is_room() -> None:
+    assert groups_that_fit([3, 3, 3, 9, 1], 6) == [range(2), range(2, 3), range(3, 4), range(4, 5)]
+    assert groups_that_fit([3, 3, 3], 100) == [range(3)]
+    assert groups_that_fit([], 1) == []
+
+
+def test_what_is_damaged_is_made_again_where_the_checkpoint_is_there(
+    whole_cache: tuple[Path, EvalReport], cache: Path, tiny_bundle: Path, tiny_folder: Path,
+    text: str,
+) -> None:  # fmt: skip
+    file = folder_of(cache) / "original-00000.npz"
+    file.write_bytes(b"hello")
+    assert numbers(run(tiny_bundle, tiny_folder, text, cache=cache)) == numbers(whole_cache[1])
+    with np.load(file) as found:
+        assert "log_p" in found
+
+
+@pytest.mark.parametrize("change", ["short", "text", "nan", "flat", "missing", "large"])
+def test_arrays_that_were_not_written_here(
+    whole_cache: tuple[Path, EvalReport], cache: Path, tiny_bundle: Path, text: str, change: str
+) -> None:
+    """The original's are an error; a variant's are measured again."""
+    kept = folder_of(cache)
+    changes: dict[str, Callable[[dict[str, Any]], object]] = {
+        "short": lambda a: a.update(nll=a["nll"][:-1]),
+        "text": lambda a: a.update(nll=a["nll"].astype(str)),
+        "nan": lambda a: a.update(nll=a["nll"] * np.nan),
+        "flat": lambda a: a.update(nll=a["nll"][None]),
+        "missing": lambda a: a.pop("nll"),
+        "large": lambda a: a.update(ids=a["ids"] + 100_000) if "ids" in a else a.pop("nll"),
+    }
+    (variant,) = kept.glob("int8-*-00000.npz")
+    for file in (variant, kept / "original-00000.npz"):
+        with np.load(file) as found:
+            arrays = dict(found)
+        changes[change](arrays)
+        np.savez(file, **arrays)
+        if file is variant and change != "nan":  # a variant's numbers may be none
+            again = run(tiny_bundle, kept, text)
+            assert again.variants == whole_cache[1].variants
+    with pytest.raises(EvalError, match=r"original-00000\.npz: damaged"):
+        run(tiny_bundle, kept, text)
+
+
+def test_a_folder_that_cannot_be_written_is_enough(
+    whole_cache: tuple[Path, EvalReport], cache: Path, tiny_bundle: Path, text: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    kept = folder_of(cache)
+    for file in kept.glob("int8-*"):
+        file.unlink()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, *given: path != kept and access(path, *given))
+    assert run(tiny_bundle, kept, text).variants == whole_cache[1].variants
+    assert not list(kept.glob("int8-*"))
+
+
+def test_a_cache_is_no_checkpoint(cache: Path, tiny_bundle: Path, text: str) -> None:
+    kept = folder_of(cache)
+    with pytest.raises(EvalError, match=rf"a cache; name one of the folders in it: {kept}"):
+        run(tiny_bundle, cache, text)
+    with pytest.raises(ConfigError, match="leave --cache out"):
+        run(tiny_bundle, kept, text, cache=cache)
+    with pytest.raises(EvalError, match="tasks need the checkpoint"):
+        run_tasks(Bundle.open(tiny_bundle), kept, [parse_source("lambada=" + __file__)])
 
 
 def test_a_damaged_folder_is_never_a_pass(

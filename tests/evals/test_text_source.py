@@ -60,3 +60,18 @@ def test_the_real_wikitext_has_its_paper_s_words(data: Path) -> None:
         pytest.skip(f"no {file}")
     read = read_eval_text(file, wikitext=True)
     assert read.count_words(read.text) == 245_569
+
+
+def test_what_is_no_text(tmp_path: Path) -> None:
+    wide, blank = tmp_path / "wide.txt", tmp_path / "blank.txt"
+    wide.write_bytes("hello there".encode("utf-16-le"))
+    blank.write_bytes(b"\xef\xbb\xbf \n")
+    with pytest.raises(EvalError, match=r"wide\.txt: has zero bytes in it: is it UTF-16"):
+        read_eval_text(wide)
+    with pytest.raises(EvalError, match=r"blank\.txt: holds no text"):
+        read_eval_text(blank)
+
+
+def test_endings_of_names_in_any_case(tmp_path: Path) -> None:
+    (tmp_path / "A.TXT").write_text("one")
+    assert read_eval_text(tmp_path).text == "one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,30 @@ def test_processes_and_interrupts_do_not_show(
     assert run(tiny_bundle, tiny_folder, sources, cache=cache) == whole
     with pytest.raises(AssertionError, match="asked again"):
         run(tiny_bundle, tiny_folder, sources, cache=cache, limit=149)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: "",
+        lambda _: "{}",
+        lambda rows: json.dumps(["text"] * len(rows)),
+        lambda rows: json.dumps([row[:1] for row in rows]),
+        lambda rows: json.dumps(rows[1:]),
+        lambda rows: json.dumps([[{**score, "nats": "x"} for score in row] for row in rows]),
+        lambda rows: json.dumps([[{**score, "tokens": 99} for score in row] for row in rows]),
+        lambda rows: json.dumps([[{**score, "greedy": 1} for score in row] for row in rows]),
+    ],
+)
+def test_answers_that_were_not_written_here_are_asked_again(
+    tiny_bundle: Path, tiny_folder: Path, sources: list[str], tmp_path: Path,
+    damage: Callable[[list[Any]], str],
+) -> None:  # fmt: skip
+    cache = tmp_path / "cache"
+    whole = run(tiny_bundle, tiny_folder, sources[:1], cache=cache, limit=9)
+    for file in cache.iterdir():
+        file.write_text(damage(json.loads(file.read_text())))
+    assert run(tiny_bundle, tiny_folder, sources[:1], cache=cache, limit=9) == whole
 
 
 def test_a_wrong_number_of_workers(

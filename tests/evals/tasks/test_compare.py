@@ -116,6 +116,13 @@ def test_a_clear_difference_is_no_chance() -> None:
     assert found.high < -0.99
 
 
+def test_between_numbers_and_none_no_chance_decides() -> None:
+    values = np.ones(20)
+    found = mean(values, values * np.nan)
+    assert math.isnan(found.difference)
+    assert math.isnan(found.p_value)
+
+
 def test_one_item_says_nothing() -> None:
     found = mean(np.array([1.0]), np.array([2.0]))
     assert (found.low, found.high) == (-math.inf, math.inf)

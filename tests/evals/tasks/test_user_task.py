@@ -98,7 +98,12 @@ def test_the_other_kinds(put) -> None:
     [
         ("kind = ", "is not TOML"),
         ('kind = "chess"', "kind must be one of"),
-        ("", "kind must be one of"),
+        ("", "kind must be one of .*, but is missing"),
+        (CHOICE.replace('["no", "yes"]', '["no"]'), "choices must be two or more"),
+        (CHOICE.replace('["no", "yes"]', "[]"), "choices must be two or more"),
+        (CHOICE.replace('["accuracy"', '["accuracy", "accuracy"'), "metrics must be among"),
+        ('name = "a|b"\nkind = "last_word"\ncontext = "a"\nword = "b"', "name must be of letters"),
+        ('name = ""\nkind = "last_word"\ncontext = "a"\nword = "b"', "name must be of letters"),
         (CHOICE + 'prompt = "x"', "choice has no 'prompt'"),
         (CHOICE.replace("passage}", "passage"), "a brace too many"),
         (CHOICE.replace("{passage}", "{passage.__class__!r}"), "a brace too many"),
@@ -172,6 +177,9 @@ def test_rows_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EvalError, match="hub:: names no data set"):
+        list(parse_source("piqa=hub:").rows())
+
     def broken() -> Iterator[object]:
         raise ConnectionError("no route\nto host")
         yield

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from gpt2edge.errors import EvalError
-from gpt2edge.evals.lambada import Passage, read_passages, score_passages
+from gpt2edge.evals.last_words import read_passages, score_passages
+from gpt2edge.evals.tasks.language_model import VariantModel
 from gpt2edge.model.gpt2 import GPT2
 from gpt2edge.runtime import Tokenizer, load
 
@@ -55,98 +57,102 @@ def test_scores_are_those_of_one_passage_at_a_time(
 ) -> None:
     accuracy, perplexity = one_at_a_time(tiny_checkpoint.model, tokenizer)
     window = tiny_checkpoint.config.n_positions
-    passages = read_passages(file, tokenizer.encode, window=window)
-    result = score_passages(passages, load(tiny_bundle, variant).logits)
+    passages = read_passages(file, tokenizer, window=window)
+    result = score_passages(passages, VariantModel(load(tiny_bundle, variant)))
     assert result.passages == len(TEXTS)
     assert result.accuracy == pytest.approx(accuracy)
     assert result.target_perplexity == pytest.approx(perplexity, rel=1e-3)
 
 
+class Told:
+    """A model whose every likeliest token is told by `logits`."""
+
+    name, together = "told", True
+
+    def __init__(self, logits: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+        self._logits = logits
+
+    def logits(self, ids: np.ndarray, mask: np.ndarray, last: int) -> np.ndarray:
+        return self._logits(ids, mask)[:, -last:]
+
+
 def test_a_model_that_knows_and_one_that_does_not(tokenizer: Tokenizer, file: Path) -> None:
-    passages = read_passages(file, tokenizer.encode, window=256)
-    whole = {p.context + p.target for p in passages}
+    passages = read_passages(file, tokenizer, window=256)
+    whole = [pair.context + pair.target for (pair,) in passages.encoded]
 
     def knows(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         out = np.zeros((*ids.shape, tokenizer.vocab_size), np.float32)
         for row, length in enumerate(mask.sum(1)):
-            (text,) = [t for t in whole if t[:-1] == tuple(ids[row, :length])]
-            out[row, np.arange(length), text[1:]] = 50.0
+            (text,) = [t for t in whole if t[:-1] == tuple(ids[row, -length:])]
+            out[row, np.arange(-length, 0), text[1:]] = 50.0
         return out
 
-    assert score_passages(passages, knows).accuracy == 1.0
-    wrong = score_passages(passages, lambda ids, mask: -knows(ids, mask))
+    assert score_passages(passages, Told(knows)).accuracy == 1.0
+    wrong = score_passages(passages, Told(lambda ids, mask: -knows(ids, mask)))
     assert wrong.accuracy == 0.0
     assert wrong.target_perplexity > 1e10
+    assert passages.cut == 1
 
 
 def test_limit_and_blank_lines(tokenizer: Tokenizer, file: Path) -> None:
     file.write_text("\n" + file.read_text())
-    assert len(read_passages(file, tokenizer.encode, window=256, limit=2)) == 2
+    assert len(read_passages(file, tokenizer, window=256, limit=2).items) == 2
 
 
 def test_what_unicode_calls_a_line_ends_no_row(tokenizer: Tokenizer, file: Path) -> None:
     texts = ["one\u2028two three", "four\x85five six", "seven eight"]
     rows = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
     file.write_text("\r\n".join(rows), encoding="utf-8")
-    passages = read_passages(file, tokenizer.encode, window=256)
-    assert [tokenizer.decode(p.target) for p in passages] == [" three", " six", " eight"]
+    passages = read_passages(file, tokenizer, window=256)
+    assert [tokenizer.decode(pair.target) for (pair,) in passages.encoded] == [
+        " three", " six", " eight"
+    ]  # fmt: skip
+    assert [item.where.rpartition(":")[2] for item in passages.items] == ["1", "2", "3"]
 
 
 def test_a_model_without_numbers_knows_no_word(tokenizer: Tokenizer, file: Path) -> None:
-    passages = read_passages(file, tokenizer.encode, window=256)
+    passages = read_passages(file, tokenizer, window=256)
+    shape = (tokenizer.vocab_size,)
     result = score_passages(
-        passages, lambda ids, _: np.full((*ids.shape, tokenizer.vocab_size), np.nan, np.float32)
+        passages, Told(lambda ids, _: np.full(ids.shape + shape, np.nan, np.float32))
     )
     assert result.accuracy == 0.0
     assert np.isnan(result.target_perplexity)
 
 
-def test_batches_of_long_passages_are_small(tokenizer: Tokenizer) -> None:
-    lengths = (900, 5, 6, 5, 300, 7, 5, 300, 300, 300, 5, 5, 5, 5)
-    passages = [Passage((1,) * n, (2,)) for n in lengths]
-    shapes = []
-
-    def logits(ids: np.ndarray, _: np.ndarray) -> np.ndarray:
-        shapes.append(ids.shape)
-        return np.zeros((*ids.shape, tokenizer.vocab_size), np.float32)
-
-    assert score_passages(passages, logits).passages == len(lengths)
-    assert sum(rows for rows, _ in shapes) == len(lengths)
-    assert all(rows * length <= 1024 for rows, length in shapes)
-    assert max(rows for rows, _ in shapes) > 1
-
-
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "not JSON"),
-        ("[]", "expected"),
-        ('{"txt": "a b"}', "expected"),
-        ('{"text": 3}', "expected"),
+        ("{", "is not JSON"),
+        ("[]", "must be a JSON object"),
+        ('{"txt": "a b"}', "has no field 'text'"),
+        ('{"text": 3}', "must be a text"),
         ('{"text": "one"}', "no word before"),
         ('{"text": "a \\ud800"}', "lone surrogate"),
         ("[" * 100_000, "not JSON"),
-        ('{"text": "a ' + "b" * 400 + '"}', "fills the window"),
+        ('{"text": "a ' + "b" * 400 + '"}', "exceeds the window"),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(
     tokenizer: Tokenizer, file: Path, line: str, words: str
 ) -> None:
-    file.write_text(file.read_text() + line + "\n")
-    with pytest.raises(EvalError, match=rf":{len(TEXTS) + 1}: .*{words}"):
-        read_passages(file, tokenizer.encode, window=100)
+    file.write_text(file.read_text() + (line + "\n") * 3)
+    first = rf"3 rows cannot be used .*:{len(TEXTS) + 1}: .*{words}"
+    with pytest.raises(EvalError, match=first) as caught:
+        read_passages(file, tokenizer, window=100)
+    assert "--skip-bad" not in str(caught.value)  # which eval has not
 
 
 def test_files_that_cannot_be_used(tokenizer: Tokenizer, tmp_path: Path) -> None:
     empty, binary = tmp_path / "empty", tmp_path / "binary"
     empty.write_text("\n")
     binary.write_bytes(b"\xff\xfe")
-    for path, words in ((tmp_path / "no", "cannot be read"), (empty, "holds no passage"),
+    for path, words in ((tmp_path / "no", "cannot be read"), (empty, "holds no item"),
                         (binary, "UTF-8")):  # fmt: skip
         with pytest.raises(EvalError, match=words):
-            read_passages(path, tokenizer.encode, window=9)
+            read_passages(path, tokenizer, window=9)
 
 
 def test_the_published_file(data: Path, tokenizer: Tokenizer) -> None:
-    passages = read_passages(data / "lambada/test.jsonl", tokenizer.encode, window=1024)
-    assert len(passages) == 5153
+    passages = read_passages(data / "lambada/test.jsonl", tokenizer, window=1024)
+    assert len(passages.items) == 5153
