@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .bundle import Bundle
+from .cli_check import open_to_compare
 from .cli_make import example, threads_option
 from .files import check_writable, write_file
 
@@ -73,7 +73,7 @@ def ask_tasks(
         if file is not None and file != "-":
             check_writable(Path(file))
     report = run_tasks(
-        Bundle.open(bundle),
+        open_to_compare(bundle, variants),
         against,
         [parse_source(source) for source in sources],
         variants=variants or None,

@@ -57,7 +57,7 @@ def evaluate(
     threads: int | None = None,
     progress: bool = True,
 ) -> EvalReport:
-    """Perplexity and drift of the bundle's variants (None: all) against the checkpoint, on `text`.
+    """Perplexity and drift of the bundle's variants against the checkpoint, on `text`.
 
     Args:
         window: fed tokens at once; None: the context window. `stride`: new tokens scored a window;
@@ -202,7 +202,7 @@ def _windows(tokens: Ints, length: int, stride: int) -> list[Window]:
 def _open_variants(
     bundle: Bundle, names: Sequence[str] | None, provider: str, threads: int | None
 ) -> list[Model]:
-    chosen = dict.fromkeys(names or bundle.manifest.variants)  # each once, in order
+    chosen = dict.fromkeys(names or bundle.everyday_variants)  # each once, in order
     if not chosen:
         raise EvalError(f"{bundle.path}: holds no variant to evaluate")
     return [load(bundle, name, provider=provider, threads=threads) for name in chosen]

@@ -63,7 +63,7 @@ def run_tasks(
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, but is {workers}")
     versions = {"python": sys.version.split()[0], **dict(installed(_TOOLS))}
-    chosen = list(dict.fromkeys(variants or bundle.manifest.variants))  # each once, in order
+    chosen = list(dict.fromkeys(variants or bundle.everyday_variants))  # each once, in order
     if not sources or not chosen:
         raise EvalError("no task was given" if chosen else f"{bundle.path}: holds no variant")
     models = [load(bundle, name, provider=provider, threads=threads) for name in chosen]
