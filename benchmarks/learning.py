@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# 4 x 12 x 512**2 weights in the matrices: 12.6 million without embeddings. A width that 256 divides,
+# 4 x 12 x 512**2 weights in the matrices: 12.6 million without embeddings. 256 divides the width,
 # so that llama.cpp's K-quants, whose blocks are 256 wide, can be compared with ours.
 SIZES = "--n-layer 4 --n-head 8 --n-embd 512 --context 256 --vocab-size 8192".split()
 COURSE = """

@@ -19,7 +19,8 @@ from .cli_check import bench, info
 from .cli_data import data
 from .cli_eval import evaluate
 from .cli_harness import lm_eval
-from .cli_make import export, quantize
+from .cli_make import export
+from .cli_quantize import quantize
 from .cli_run import generate
 from .cli_tasks import ask_tasks
 from .cli_train import train
@@ -33,6 +34,7 @@ _EXTRAS = {
     "onnxscript": "export",
     "safetensors": "export",
     "huggingface_hub": "export",
+    "tomli_w": "export",
     "tokenizers": "export",
     "tqdm": "evals",
     "matplotlib": "evals",

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from .bundle import Bundle, Precision
-from .errors import ConfigError
 from .files import check_free
 
 _PATH = click.Path(path_type=Path)
@@ -79,60 +76,3 @@ def export(
         f"  fused {fusion.attention} attentions, {fusion.skip_layer_norm} norms, "
         f"{fusion.bias_gelu} GELUs: {fusion.nodes_before} nodes -> {fusion.nodes_after}"
     )
-
-
-@click.command(
-    short_help="Add fp16, int8 or int4 variants to a bundle.",
-    epilog=example("gpt2edge quantize bundle --precision int8 --precision int4"),
-)
-@click.argument("bundle", type=_PATH)
-@click.option(
-    "--precision",
-    "precisions",
-    multiple=True,
-    required=True,
-    metavar="fp16|int8|int4|all",
-    help="May be given several times.",
-)
-@click.option("--block-size", type=int, help="Weights that share a scale (int8, int4).")
-@json_option
-def quantize(
-    bundle: Path, precisions: tuple[str, ...], block_size: int | None, as_json: bool
-) -> None:
-    """Add smaller variants to BUNDLE, each compared with fp32.
-
-    The drift printed here is on random tokens, a first look; `gpt2edge eval` measures it on text.
-    """
-    chosen = _precisions(precisions)
-    from .quantize import quantize as add_variant
-
-    reports = []
-    for precision in chosen:
-        note = _prefixed(str(precision))
-        report = add_variant(Bundle.open(bundle), precision, block_size=block_size, progress=note)
-        reports.append(report)
-        note_progress("")
-        if not as_json:
-            click.echo(
-                f"{report.variant:5} {report.size_bytes / 1e6:8.1f} MB "
-                f"({report.size_bytes / report.ideal_bytes:.2f}x the ideal, "
-                f"{report.size_bytes / report.original_bytes:.2f}x fp32)   "
-                f"{100 * report.quantized_share:.1f}% of weight bytes quantized   "
-                f"mean KL {report.probe.mean_kl_nats:.1e}, "
-                f"top-1 {100 * report.probe.top1_agreement:.1f}%"
-            )
-    if as_json:
-        click.echo(json.dumps([report.to_dict() for report in reports]))
-
-
-def _precisions(names: tuple[str, ...]) -> list[Precision]:
-    if "all" in names:
-        return [Precision.FP16, Precision.INT8, Precision.INT4]
-    chosen = [Precision.parse(name) for name in dict.fromkeys(names)]
-    if Precision.FP32 in chosen:
-        raise ConfigError("fp32 is what a bundle is exported in; choose fp16, int8 or int4")
-    return chosen
-
-
-def _prefixed(prefix: str) -> Callable[[str], None]:
-    return lambda message: note_progress(f"{prefix}: {message}")

@@ -12,6 +12,7 @@ Gpt2EdgeError
  │    └── ParityError       it was made, but its outputs differ from the original
  ├── FusionError            a pattern that must be in the graph was not found
  ├── QuantizeError          a variant cannot be quantized as asked
+ │    └── BudgetNotMet      no choice of formats holds the size or the drift that was asked for
  ├── BundleError            a bundle cannot be used
  │    ├── BundleIncomplete  a file is missing
  │    ├── BundleCorrupt     a file is not what the manifest says
@@ -78,6 +79,12 @@ class FusionError(Gpt2EdgeError):
 
 class QuantizeError(Gpt2EdgeError):
     """A variant cannot be quantized as asked."""
+
+
+class BudgetNotMet(QuantizeError):
+    """No choice of formats holds the budget; the message says what the best one reaches."""
+
+    exit_code = 1
 
 
 class BundleError(Gpt2EdgeError):

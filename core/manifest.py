@@ -37,7 +37,7 @@ GRAPH_FILES: Mapping[str, str] = {
     "int8": "onnx/model_int8.onnx",
     "int4": "onnx/model_q4.onnx",
 }
-_VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -98,7 +98,7 @@ class Variant:
     @classmethod
     def from_dict(cls, name: str, data: Any, where: Path) -> Variant:
         what = f"{where}: variant {quoted(name)}"
-        if not _VARIANT_NAME.fullmatch(name):
+        if not VARIANT_NAME.fullmatch(name):
             raise BundleCorrupt(f"{what}: a name is of a-z, 0-9, '.', '_' and '-'")
         _check_keys(what, data, {f.name for f in dataclasses.fields(cls)} - {"name"})
         for key in ("opset", "made_by", "quantization", "fusion", "parity"):

@@ -1,16 +1,27 @@
-"""Smaller variants of a bundle's graph: fp16, int8 and int4, each with its drift measured."""
+"""Smaller variants of a bundle's graph, by named recipes, each with its drift measured."""
 
 from .add_variant import QuantizeReport, quantize
 from .blocks import BlockWeights, dequantize_blocks, quantize_blocks
-from .integer import IntegerRecipe
+from .calibrate import Calibration
 from .probe import ProbeReport
+from .recipe import RECIPES, Recipe, Scheme, WeightFormat
+from .recipe_file import find_recipe, read_recipe, to_toml
+from .rounding import Rounding
 
 __all__ = [
+    "RECIPES",
     "BlockWeights",
-    "IntegerRecipe",
+    "Calibration",
     "ProbeReport",
     "QuantizeReport",
+    "Recipe",
+    "Rounding",
+    "Scheme",
+    "WeightFormat",
     "dequantize_blocks",
+    "find_recipe",
     "quantize",
     "quantize_blocks",
+    "read_recipe",
+    "to_toml",
 ]

@@ -1,12 +1,15 @@
-"""Block-wise symmetric integer weights, in the layout of ONNX Runtime's MatMulNBits.
+"""Block-wise integer weights, in the layout of ONNX Runtime's MatMulNBits.
 
-A row of K weights is cut into blocks of `block_size`; each block has one float32 scale:
+A row of K weights is cut into blocks of `block_size`; each block has one scale and a zero point:
 
-    weight ~ (stored - 2**(bits - 1)) * scale
+    weight ~ (stored - zero) * scale
 
 Stored numbers are unsigned, `bits` wide and packed low bits first, so that a block fills
-block_size * bits / 8 bytes (onnxruntime/docs/ContribOperators.md, MatMulNBits). No zero points are
-kept: 2**(bits - 1) is the operator's default.
+block_size * bits / 8 bytes (onnxruntime/docs/ContribOperators.md, MatMulNBits). Zero points are
+kept for asymmetric blocks only: 2**(bits - 1) is the operator's default.
+
+Scales are float16 numbers wherever those are fine enough: at blocks of 32 that is a tenth of the
+size of 4-bit weights, for 2**-11 of a weight at most.
 
 Written here and not taken from onnxruntime.quantization because its quantizer sees only MatMul
 (not the head's Gemm, nor the embedding), takes the first scale that covers the block instead of the
@@ -24,15 +27,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import QuantizeError
+from .rounding import Floats, Rounded, Rounding, round_nearest, round_search, round_to
 
-Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
-MIN_BLOCK = 16  # MatMulNBits and GatherBlockQuantized take powers of two from here on
+MIN_BLOCK = 16  # MatMulNBits and GatherBlockQuantized take powers of two from here
+MAX_BLOCK = 256
 _ROWS_AT_ONCE = 1 << 19  # weights in flight a thread: stays in the cache, whatever the model
-# Shares of the full scale that are tried: clipping the largest weight a little often pays. 8/7 is
-# plain symmetric rounding.
-SCALE_SHARES = np.append(np.linspace(0.74, 1.06, 17), 8 / 7).astype(np.float32)
+HALF_ERROR = 2.0**-11
+"""By which share of itself float16 rounds a number that it has all its bits for."""
 
 
 @dataclass(frozen=True)
@@ -42,40 +45,84 @@ class BlockWeights:
     packed: Bytes
     """(N, blocks, block_size * bits / 8)."""
     scales: Floats
-    """(N, blocks)."""
+    """(N, blocks); every one a float16 number, or not: see `narrow`."""
     bits: int
     block_size: int
     n_in: int
     """K, before padding."""
+    zeros: Bytes | None = None
+    """(N, blocks) zero points; None: 2**(bits - 1)."""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the scales can be stored as float16 without changing one."""
+        return bool((to_half(self.scales) == self.scales).all())
+
+    @property
+    def packed_zeros(self) -> Bytes | None:
+        """(N, blocks * bits / 8, rounded up), as MatMulNBits takes them."""
+        if self.zeros is None or self.bits == 8:
+            return self.zeros
+        padded = np.pad(self.zeros, ((0, 0), (0, self.zeros.shape[1] % 2)))
+        return np.ascontiguousarray(padded[:, 0::2] | (padded[:, 1::2] << 4))
 
 
-def quantize_blocks(weight: Floats, *, bits: int, block_size: int, name: str) -> BlockWeights:
-    """Quantize `weight` (N, K) along K; `bits` is 4 or 8.
+def quantize_blocks(
+    weight: Floats,
+    *,
+    bits: int,
+    block_size: int,
+    name: str,
+    symmetric: bool = True,
+    rounding: Rounding = Rounding.SEARCH,
+    importance: Floats | None = None,
+) -> BlockWeights:
+    """Quantize `weight` (N, K) along K, by plain rounding or by search; `bits` is 4 or 8.
 
-    8 bits: the scale covers the block's largest weight. 4 bits: of several scales the one with the
-    least squared error, then the least-squares scale for the integers that it gave; so the error
-    is never above plain rounding's.
+    `importance` (K,): the mean square of each input, where it is known.
+    Raises QuantizeError for weights that are not finite and blocks that the operator does not take.
     """
     check_block_size(block_size, name)
-    if not np.isfinite(weight).all():
-        bad = int(np.size(weight) - np.isfinite(weight).sum())
-        raise QuantizeError(f"{name}: {bad} weights are NaN or infinite; nothing was written")
+    check_finite(weight, name)
     n_out, n_in = weight.shape
     blocks = -(-n_in // block_size)
-    integers = np.empty((n_out, blocks, block_size), np.uint8)
-    scales = np.empty((n_out, blocks), np.float32)
+    integers = np.empty((n_out, blocks, block_size), np.float32)
+    scales, zeros = np.empty((2, n_out, blocks), np.float32)
+    if importance is not None:
+        importance = blocks_of(importance[None], block_size)[0]
 
     def quantize_rows(rows: slice) -> None:
-        part = _blocks_of(weight[rows], block_size)
-        signed, scale = _least_error(part) if bits == 4 else _covering(part)
-        scale = _exact_where_possible(part, signed, scale)
-        integers[rows] = (signed + 2 ** (bits - 1)).astype(np.uint8)
-        scales[rows] = scale
+        part = blocks_of(weight[rows], block_size)
+        if rounding is Rounding.NEAREST:
+            made = round_nearest(part, bits=bits, symmetric=symmetric)
+        else:
+            made = round_search(part, bits=bits, symmetric=symmetric, importance=importance)
+        integers[rows], zeros[rows] = made.integers, made.zeros
+        scales[rows] = _exact_where_possible(part, made.integers, made.scales)
+
+    def round_again(rows: slice) -> None:
+        part = blocks_of(weight[rows], block_size)
+        integers[rows] = round_to(part, half[rows], zeros[rows], bits)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(quantize_rows, _row_slices(n_out, n_in)))
-    packed = integers if bits == 8 else integers[..., 0::2] | (integers[..., 1::2] << 4)
-    return BlockWeights(packed, scales, bits, block_size, n_in)
+        half = narrowed(scales)
+        if half is not scales:
+            list(pool.map(round_again, _row_slices(n_out, n_in)))
+    return pack(
+        Rounded(integers, half, zeros),
+        bits=bits, block_size=block_size, n_in=n_in, symmetric=symmetric,
+    )  # fmt: skip
+
+
+def pack(made: Rounded, *, bits: int, block_size: int, n_in: int, symmetric: bool) -> BlockWeights:
+    """The bytes of integers (N, blocks, block_size) and their scales."""
+    stored = (made.integers + made.zeros[..., None]).astype(np.uint8)
+    packed: Bytes = stored
+    if bits == 4:
+        packed = (stored[..., 0::2] | (stored[..., 1::2] << 4)).astype(np.uint8)
+    zeros = None if symmetric else made.zeros.astype(np.uint8)
+    return BlockWeights(packed, made.scales, bits, block_size, n_in, zeros)
 
 
 def dequantize_blocks(weights: BlockWeights) -> Floats:
@@ -85,60 +132,54 @@ def dequantize_blocks(weights: BlockWeights) -> Floats:
     else:
         low, high = weights.packed & 15, weights.packed >> 4
         integers = np.stack((low, high), axis=-1).reshape(*low.shape[:2], -1)
-    signed = integers.astype(np.float32) - 2 ** (weights.bits - 1)
+    middle = np.full((1, 1), 2 ** (weights.bits - 1), np.uint8)
+    zeros = (middle if weights.zeros is None else weights.zeros).astype(np.float32)
+    signed = integers.astype(np.float32) - zeros[..., None]
     flat: Floats = (signed * weights.scales[..., None]).reshape(len(signed), -1)
     return flat[:, : weights.n_in]
 
 
 def check_block_size(block_size: int, name: str) -> None:
-    if block_size < MIN_BLOCK or block_size & (block_size - 1):
+    if not MIN_BLOCK <= block_size <= MAX_BLOCK or block_size & (block_size - 1):
         raise QuantizeError(
-            f"{name}: block size {block_size}; it must be a power of two, {MIN_BLOCK} or more"
+            f"{name}: block size {block_size}; it must be a power of two, {MIN_BLOCK} to "
+            f"{MAX_BLOCK}"
         )
 
 
-def _blocks_of(rows: Floats, block_size: int) -> Floats:
+def check_finite(weight: Floats, name: str) -> None:
+    if not np.isfinite(weight).all():
+        bad = int(np.size(weight) - np.isfinite(weight).sum())
+        raise QuantizeError(f"{name}: {bad} weights are NaN or infinite; nothing was written")
+
+
+def blocks_of(rows: Floats, block_size: int) -> Floats:
     """(n, K) -> (n, blocks, block_size), padded with zeros."""
     padding = -rows.shape[1] % block_size
     padded = np.pad(rows, ((0, 0), (0, padding))) if padding else np.ascontiguousarray(rows)
     return padded.reshape(len(rows), -1, block_size).astype(np.float32, copy=False)
 
 
+def narrowed(scales: Floats) -> Floats:
+    """The scales as float16 numbers, where those have 11 bits of each scale that counts.
+
+    Below 6e-5 float16 has fewer; of scales far below the mean those do.
+    """
+    half, sizes = to_half(scales), np.abs(scales)
+    with np.errstate(invalid="ignore"):
+        fine = np.abs(half - scales) <= HALF_ERROR * np.maximum(sizes, sizes.mean() / 8)
+    return half if fine.all() else scales
+
+
+def to_half(scales: Floats) -> Floats:
+    with np.errstate(over="ignore"):
+        return scales.astype(np.float16).astype(np.float32)
+
+
 def _row_slices(n_out: int, n_in: int) -> Iterator[slice]:
     step = max(1, _ROWS_AT_ONCE // n_in)
     for start in range(0, n_out, step):
         yield slice(start, min(start + step, n_out))
-
-
-def _covering(blocks: Floats) -> tuple[Floats, Floats]:
-    """Signed integers in [-127, 127] and scales; the largest weight of a block is exact."""
-    scale = np.abs(blocks).max(axis=-1) / np.float32(127)
-    return np.rint(blocks * _inverse(scale)[..., None]), scale
-
-
-def _least_error(blocks: Floats) -> tuple[Floats, Floats]:
-    """Signed integers in [-8, 7] and scales with the least squared error of those tried.
-
-    The full scale maps the weight of largest magnitude, sign included, to -8: the range has one
-    step more on that side (llama.cpp's Q4_0 does so too).
-    """
-    position = np.abs(blocks).argmax(axis=-1)[..., None]
-    full: Floats = np.take_along_axis(blocks, position, axis=-1)[..., 0] / np.float32(-8)
-    best_scale: Floats = full.copy()
-    best_error = np.full(full.shape, np.inf, np.float32)
-    for share in SCALE_SHARES:
-        scale: Floats = full * share
-        integers = _round4(blocks, scale)
-        residual = blocks - integers * scale[..., None]
-        error = np.einsum("nbk,nbk->nb", residual, residual)
-        better = error < best_error
-        best_scale[better] = scale[better]
-        best_error[better] = error[better]
-    integers = _round4(blocks, best_scale)
-    # Least squares: for given integers q the best scale is <w, q> / <q, q>.
-    norm = np.einsum("nbk,nbk->nb", integers, integers)
-    fitted = np.einsum("nbk,nbk->nb", blocks, integers) * _inverse(norm)
-    return integers, np.where(norm > 0, fitted, best_scale).astype(np.float32)
 
 
 def _exact_where_possible(blocks: Floats, integers: Floats, scale: Floats) -> Floats:
@@ -164,16 +205,3 @@ def _exact_where_possible(blocks: Floats, integers: Floats, scale: Floats) -> Fl
     result: Floats = scale.copy()
     result[near] = best
     return result
-
-
-def _round4(blocks: Floats, scale: Floats) -> Floats:
-    scaled = blocks * _inverse(scale)[..., None]
-    return np.clip(np.rint(scaled, out=scaled), -8, 7, out=scaled)
-
-
-def _inverse(scale: Floats) -> Floats:
-    """1 / scale, and 0 where the scale is 0: a block of zeros stays one."""
-    with np.errstate(divide="ignore", over="ignore"):
-        inverse = np.where(scale == 0, 0, np.float32(1) / scale)
-    # A scale so small that its inverse overflows belongs to weights that are nothing but noise.
-    return np.where(np.isfinite(inverse), inverse, 0).astype(np.float32)

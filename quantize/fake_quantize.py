@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from ..bundle import Precision
 from ..errors import ConfigError
 from ..model.gpt2 import GPT2, Linear
-from .add_variant import RECIPES
-from .blocks import SCALE_SHARES, dequantize_blocks, quantize_blocks
-from .integer import POSITIONS
+from .blocks import HALF_ERROR, dequantize_blocks, quantize_blocks
+from .recipe import RECIPES, Scheme
+from .rounding import SCALE_SHARES
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,11 @@ class FakeQuantize:
     def __init__(self, precision: Precision | str, block_size: int | None = None) -> None:
         """`block_size`: weights a scale, as in `quantize`. Raises ConfigError, QuantizeError."""
         self.precision = Precision.parse(precision)
-        if self.precision not in RECIPES:
-            raise ConfigError(f"weights are rounded for {', '.join(RECIPES)}, not {precision}")
+        recipe = RECIPES.get(self.precision)
+        if recipe is None or recipe.scheme is not Scheme.BLOCKS:
+            raise ConfigError(f"weights are rounded for int8, int4, not {precision}")
         self.block_size = block_size
-        self.recipe = replace(RECIPES[self.precision], block_size=block_size)
+        self.recipe = recipe.with_weights(block_size=block_size)
 
     @property
     def name(self) -> str:
@@ -94,17 +95,17 @@ class FakeQuantize:
         stored_in_out = {
             id(module.weight) for module in model.modules() if isinstance(module, Linear)
         }
+        parameters = {n: p for n, p in model.named_parameters() if p.dim() == 2}
+        formats = self.recipe.formats(parameters)
         found = []
-        for name, parameter in model.named_parameters():
-            if parameter.dim() < 2:
-                continue
+        for name, parameter in parameters.items():
             if hasattr(parameter, "placements"):
                 raise ConfigError("quantization-aware training runs with parallel ddp, not fsdp")
             transposed = id(parameter) in stored_in_out
             n_in = parameter.shape[0 if transposed else 1]
-            bits = self.recipe.position_bits if name == POSITIONS else self.recipe.bits
-            block = self.recipe.block_for(name, n_in)
-            found.append(_Matrix(name, parameter, transposed, bits, block))
+            chosen = formats[name]
+            block = chosen.block_for(name, n_in)
+            found.append(_Matrix(name, parameter, transposed, chosen.bits, block))
         return found
 
 
@@ -119,6 +120,11 @@ def rounded(rows: Tensor, *, bits: int, block_size: int) -> Tensor:
     padded = nn.functional.pad(rows.float(), (0, -k % block_size))
     blocks = padded.reshape(n, -1, block_size)
     integers, scale = _least_error(blocks) if bits == 4 else _covering(blocks)
+    half = scale.half().float()
+    sizes = scale.abs()
+    if ((half - scale).abs() <= HALF_ERROR * sizes.clamp(min=float(sizes.mean()) / 8)).all():
+        scale = half
+        integers = _round(blocks, scale, bits)
     return (integers * scale[..., None]).reshape(n, -1)[:, :k]
 
 
@@ -133,19 +139,20 @@ def _least_error(blocks: Tensor) -> tuple[Tensor, Tensor]:
     best_scale, best_error = full.clone(), torch.full_like(full, torch.inf)
     for share in SCALE_SHARES.tolist():
         scale = full * share
-        residual = blocks - _round4(blocks, scale) * scale[..., None]
+        residual = blocks - _round(blocks, scale, 4) * scale[..., None]
         error = residual.square_().sum(-1)
         better = error < best_error
         best_scale = torch.where(better, scale, best_scale)
         best_error = torch.where(better, error, best_error)
-    integers = _round4(blocks, best_scale)
+    integers = _round(blocks, best_scale, 4)
     norm = integers.square().sum(-1)
     fitted = (blocks * integers).sum(-1) * _inverse(norm)
     return integers, torch.where(norm > 0, fitted, best_scale)
 
 
-def _round4(blocks: Tensor, scale: Tensor) -> Tensor:
-    return (blocks * _inverse(scale)[..., None]).round_().clamp_(-8, 7)
+def _round(blocks: Tensor, scale: Tensor, bits: int) -> Tensor:
+    half = 2 ** (bits - 1)
+    return (blocks * _inverse(scale)[..., None]).round_().clamp_(-half, half - 1)
 
 
 def _inverse(scale: Tensor) -> Tensor:

@@ -1,141 +1,162 @@
-"""Integer weights in the fused graph: every matrix, the token embedding and the head included.
+"""Integer weights put into the fused graph, the token embedding and the head included.
 
     MatMul (+ Add bias)     -> MatMulNBits, weights per block, activations int8 at run time
     Gather (embedding)      -> GatherBlockQuantized
     Gemm (head)             -> MatMulNBits on the very table that the embedding gathers from
 
 The tied table is stored once: both operators read the same bytes, (V, blocks, bytes a block).
+Scales are stored as float16 and widened by a Cast, which ONNX Runtime folds when it loads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import QuantizeError
 from ..export.onnx_file import add_initializer, constant, drop_unused
-from .blocks import MIN_BLOCK, BlockWeights, check_block_size, quantize_blocks
+from .blocks import BlockWeights
 
 MICROSOFT = "com.microsoft"
-ACTIVATIONS_INT8 = 4
-"""MatMulNBits' accuracy_level: activations are rounded to int8 per block at run time."""
-POSITIONS = "wpe.weight"
+
+Array = npt.NDArray[Any]
+Tensors = dict[str, ir.TensorProtocol]
 
 
-@dataclass(frozen=True, kw_only=True)
-class IntegerRecipe:
-    """How wide the integers are and how many share a scale."""
+def put_blocks(
+    model: ir.Model,
+    blocks: Mapping[str, BlockWeights],
+    levels: Mapping[str, int],
+    *,
+    only: str | None = None,
+) -> Tensors:
+    """Replace the matrices in `blocks` in `model`, a fused fp32 graph; returns the new tensors.
 
-    bits: int
-    block_size: int | None = None
-    """None: `preferred_block`, or the largest power of two below it that divides a row."""
-    preferred_block: int
-    position_bits: int = 8
-    """The position table is a thousandth of the weights, and its error enters every layer."""
-
-    def block_for(self, name: str, n_in: int) -> int:
-        if self.block_size is not None:
-            check_block_size(self.block_size, name)
-            if n_in % self.block_size:
-                raise QuantizeError(
-                    f"{name}: block size {self.block_size} does not divide its {n_in} inputs; "
-                    "leave --block-size out to have one chosen"
-                )
-            return self.block_size
-        block = self.preferred_block
-        while n_in % block and block > MIN_BLOCK:
-            block //= 2
-        return block  # where even 16 does not divide a row, its last block is padded with zeros
-
-
-@dataclass
-class QuantizedWeights:
-    """What the pass made: new tensors by name, and the originals it replaced."""
-
-    tensors: dict[str, ir.TensorProtocol] = field(default_factory=dict)
-    replaced: set[str] = field(default_factory=set)
-    blocks: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Original's name -> (bits, block size)."""
+    `levels`: MatMulNBits' accuracy_level by weight name. `only`: in operators of this type alone.
+    """
+    tensors: Tensors = {}
+    graph = model.graph
+    for node in list(graph):
+        place = 0 if node.op_type == "Gather" else 1
+        if node.op_type not in ("MatMul", "Gather", "Gemm") or only not in (None, node.op_type):
+            continue
+        weight = node.inputs[place]
+        name = "" if weight is None else str(weight.name)
+        if name not in blocks:
+            continue
+        table = _Table(graph, tensors, name, blocks[name], levels.get(name, 4))
+        if node.op_type == "MatMul":
+            _replace_matmul(table, node)
+        elif node.op_type == "Gather":
+            _replace_gather(table, node)
+        else:
+            _replace_head(table, node)
+    drop_unused(model)
+    return tensors
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """One run over a graph: what every replacement needs."""
+class _Table:
+    """One matrix's blocks, and the graph that they are put into."""
 
     graph: ir.Graph
-    recipe: IntegerRecipe
-    result: QuantizedWeights
-    progress: Callable[[str], None]
+    tensors: Tensors
+    """What has been made so far, of all matrices."""
+    name: str
+    blocks: BlockWeights
+    level: int
+
+    @property
+    def packed(self) -> ir.Value:
+        return self._initializer(f"{self.name}_q{self.blocks.bits}", self.blocks.packed)
+
+    @property
+    def scales(self) -> ir.Value:
+        """(N, blocks), for MatMulNBits."""
+        return self._scales(f"{self.name}_scales", lambda stored: stored)
+
+    @property
+    def scales_3d(self) -> ir.Value:
+        """The same bytes as (N, blocks, 1), for GatherBlockQuantized."""
+        return self._scales(f"{self.name}_scales_3d", lambda stored: stored[..., None])
+
+    @property
+    def zeros(self) -> ir.Value | None:
+        packed = self.blocks.packed_zeros
+        return None if packed is None else self._initializer(f"{self.name}_zeros", packed)
+
+    def _scales(self, name: str, view: Callable[[Array], Array]) -> ir.Value:
+        base = f"{self.name}_scales"
+        if base not in self.tensors:
+            dtype = np.float16 if self.blocks.narrow else np.float32
+            self.tensors[base] = ir.Tensor(self.blocks.scales.astype(dtype), name=base)
+        stored = self._initializer(name, view(self.tensors[base].numpy()))
+        if stored.dtype == ir.DataType.FLOAT:
+            return stored
+        users = [use.node for use in stored.uses() if use.node.op_type == "Cast"]
+        if users:
+            return users[0].outputs[0]
+        cast = ir.node("Cast", [stored], attributes={"to": ir.DataType.FLOAT}, name=f"{name}/Cast")
+        wide = cast.outputs[0]
+        wide.name, wide.shape, wide.dtype = f"{name}_float32", stored.shape, ir.DataType.FLOAT
+        self.graph.insert_before(self.graph[0], cast)
+        return wide
+
+    def _initializer(self, name: str, array: Array) -> ir.Value:
+        if name not in self.graph.initializers:
+            made = ir.Tensor(array, name=name)
+            self.tensors[name] = made
+            add_initializer(self.graph, name, made)
+        return self.graph.initializers[name]
 
 
-def quantize_integers(
-    model: ir.Model,
-    recipe: IntegerRecipe,
-    progress: Callable[[str], None] = lambda _: None,
-) -> QuantizedWeights:
-    """Replace every matrix of `model`, a fused fp32 graph, in place."""
-    work = _Pass(model.graph, recipe, QuantizedWeights(), progress)
-    for node in list(model.graph):
-        if node.op_type == "MatMul" and _is_weight(node.inputs[1]):
-            _replace_matmul(work, node)
-        elif node.op_type == "Gather" and _is_weight(node.inputs[0]):
-            _replace_gather(work, node)
-        elif node.op_type == "Gemm" and _is_weight(node.inputs[1]):
-            _replace_head(work, node)
-    drop_unused(model)
-    return work.result
-
-
-def _replace_matmul(work: _Pass, node: ir.Node) -> None:
-    x, weight = node.inputs
-    output = node.outputs[0]
-    table = _table(work, _name(weight), work.recipe.bits, transposed=True)
-    bias = None
+def _replace_matmul(table: _Table, node: ir.Node) -> None:
+    output, bias = node.outputs[0], None
     users = [use.node for use in output.uses()]
     if len(users) == 1 and users[0].op_type == "Add" and _is_weight(users[0].inputs[1]):
         bias, output = users[0].inputs[1], users[0].outputs[0]
-    _insert_matmul(work.graph, node, x, table, bias, output)
+    _insert_matmul(table, node, node.inputs[0], bias, output)
 
 
-def _replace_head(work: _Pass, gemm: ir.Node) -> None:
+def _replace_head(table: _Table, gemm: ir.Node) -> None:
     """Reshape, Gemm(transB), Reshape -> MatMulNBits, which takes three dimensions as they are."""
     flatten = gemm.inputs[0].producer() if gemm.inputs[0] is not None else None
     users = [use.node for use in gemm.outputs[0].uses()]
     if flatten is None or flatten.op_type != "Reshape" or [u.op_type for u in users] != ["Reshape"]:
         raise QuantizeError(f"{gemm.name}: is not the head of a graph that gpt2edge exported")
-    table = _table(work, _name(gemm.inputs[1]), work.recipe.bits)
-    _insert_matmul(work.graph, gemm, flatten.inputs[0], table, None, users[0].outputs[0])
+    _insert_matmul(table, gemm, flatten.inputs[0], None, users[0].outputs[0])
 
 
-def _replace_gather(work: _Pass, node: ir.Node) -> None:
+def _replace_gather(table: _Table, node: ir.Node) -> None:
     """(B, S) -> GatherBlockQuantized -> (B, S, blocks, block) -> Reshape -> (B, S, E)."""
-    graph = work.graph
-    weight, ids = node.inputs
-    name = _name(weight)
-    bits = work.recipe.position_bits if name == POSITIONS else work.recipe.bits
-    table = _table(work, name, bits)
+    graph, blocks = table.graph, table.blocks
+    if blocks.zeros is not None:
+        raise QuantizeError(f"{table.name}: a table that is gathered from must be symmetric")
     gathered = ir.node(
         "GatherBlockQuantized",
-        [table.packed, ids, _scales_3d(work, table)],
+        [table.packed, node.inputs[1], table.scales_3d],
         attributes={
-            "bits": bits, "block_size": table.block_size, "gather_axis": 0, "quantize_axis": 2,
+            "bits": blocks.bits, "block_size": blocks.block_size, "gather_axis": 0,
+            "quantize_axis": 2,
         },
         domain=MICROSOFT,
         name=str(node.name).replace("Gather", "GatherBlockQuantized"),
     )  # fmt: skip
     shape = constant(graph, "const.merge_blocks", [0, 0, -1], np.int64)
     nodes = [gathered, ir.node("Reshape", [gathered.outputs[0], shape], name=f"{node.name}/merge")]
-    if table.n_in % table.block_size:
+    if blocks.n_in % blocks.block_size:
         nodes.append(
             ir.node(
                 "Slice",
                 [
                     nodes[-1].outputs[0],
                     constant(graph, "const.zero_index", [0], np.int64),
-                    constant(graph, "const.n_embd", [table.n_in], np.int64),
+                    constant(graph, "const.n_embd", [blocks.n_in], np.int64),
                     constant(graph, "const.last_axis", [2], np.int64),
                 ],
                 name=f"{node.name}/unpad",
@@ -143,87 +164,36 @@ def _replace_gather(work: _Pass, node: ir.Node) -> None:
         )
     for new in nodes:
         new.outputs[0].name = f"{new.name}/output_0"
-    _take_place(graph, node, nodes, node.outputs[0])
-
-
-@dataclass(frozen=True)
-class _Table:
-    packed: ir.Value
-    scales: ir.Value
-    bits: int
-    block_size: int
-    n_out: int
-    n_in: int
-
-
-def _table(work: _Pass, name: str, bits: int, *, transposed: bool = False) -> _Table:
-    """The quantized initializers of the weight `name`; made on first use."""
-    graph, result = work.graph, work.result
-    tensor = graph.initializers[name].const_value
-    if tensor is None:
-        raise QuantizeError(f"{name}: has no values in this graph")
-    packed_name, scales_name = f"{name}_q{bits}", f"{name}_scales"
-    weight = tensor.numpy()
-    n_out, n_in = weight.shape[::-1] if transposed else weight.shape
-    block_size = work.recipe.block_for(name, n_in)
-    if packed_name not in graph.initializers:
-        work.progress(name)
-        blocks: BlockWeights = quantize_blocks(
-            weight.T if transposed else weight, bits=bits, block_size=block_size, name=name
-        )
-        for key, array in ((packed_name, blocks.packed), (scales_name, blocks.scales)):
-            made = ir.Tensor(array, name=key)
-            add_initializer(graph, key, made)
-            result.tensors[key] = made
-        result.replaced.add(name)
-        result.blocks[name] = (bits, block_size)
-    initializers = graph.initializers
-    return _Table(
-        initializers[packed_name], initializers[scales_name], bits, block_size, n_out, n_in
-    )
-
-
-def _scales_3d(work: _Pass, table: _Table) -> ir.Value:
-    """The scales as (V, blocks, 1), for GatherBlockQuantized; MatMulNBits has (V, blocks)."""
-    graph, result = work.graph, work.result
-    name = f"{table.scales.name}_3d"
-    if name not in graph.initializers:
-        scales = result.tensors[str(table.scales.name)].numpy()
-        tensor = ir.Tensor(scales[..., None], name=name)
-        add_initializer(graph, name, tensor)
-        result.tensors[name] = tensor
-    return graph.initializers[name]
+    take_place(graph, node, nodes, node.outputs[0])
 
 
 def _insert_matmul(
-    graph: ir.Graph,
-    old: ir.Node,
-    x: ir.Value | None,
-    table: _Table,
-    bias: ir.Value | None,
-    output: ir.Value,
+    table: _Table, old: ir.Node, x: ir.Value | None, bias: ir.Value | None, output: ir.Value
 ) -> None:
+    blocks = table.blocks
     inputs = [x, table.packed, table.scales]
+    if table.zeros is not None or bias is not None:
+        inputs.append(table.zeros)
     if bias is not None:
-        inputs += [None, None, bias]
+        inputs += [None, bias]
     node = ir.node(
         "MatMulNBits",
         inputs,
         attributes={
-            "K": table.n_in,
-            "N": table.n_out,
-            "bits": table.bits,
-            "block_size": table.block_size,
-            "accuracy_level": ACTIVATIONS_INT8,
+            "K": blocks.n_in,
+            "N": len(blocks.packed),
+            "bits": blocks.bits,
+            "block_size": blocks.block_size,
+            "accuracy_level": table.level,
         },
         domain=MICROSOFT,
         name=f"{str(old.name).rsplit('/', 1)[0]}/MatMulNBits",
     )
     node.outputs[0].name = f"{node.name}/output_0"
-    _take_place(graph, old, [node], output)
+    take_place(table.graph, old, [node], output)
 
 
-def _take_place(graph: ir.Graph, old: ir.Node, nodes: list[ir.Node], output: ir.Value) -> None:
+def take_place(graph: ir.Graph, old: ir.Node, nodes: list[ir.Node], output: ir.Value) -> None:
     """Put `nodes` before `old`; the last one's output replaces `output`, its name included where
     the graph promises it."""
     graph.insert_before(old, nodes)
@@ -238,9 +208,3 @@ def _take_place(graph: ir.Graph, old: ir.Node, nodes: list[ir.Node], output: ir.
 
 def _is_weight(value: ir.Value | None) -> bool:
     return value is not None and value.is_initializer()
-
-
-def _name(value: ir.Value | None) -> str:
-    if value is None or value.name is None:
-        raise QuantizeError("a weight has no name")
-    return value.name

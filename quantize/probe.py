@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from ..errors import QuantizeError
-from ..spec import ATTENTION_MASK, INPUT_IDS, LOGITS, POSITION_IDS, GraphSpec
+from ..spec import LOGITS, GraphSpec
+from .run_graph import open_graph, run
 
 Floats = npt.NDArray[np.float32]
 _TOKENS = 64
@@ -36,20 +36,9 @@ class ProbeReport:
 
 def probe_logits(graph: Path, spec: GraphSpec, *, n_positions: int, seed: int = 0) -> Floats:
     """Logits (2, L, V) of the graph for seeded random ids."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     length = min(_TOKENS // 2, n_positions)
     ids = np.random.default_rng(seed).integers(0, spec.vocab_size, (2, length))
-    feeds = {
-        INPUT_IDS: ids,
-        ATTENTION_MASK: np.ones_like(ids),
-        POSITION_IDS: np.tile(np.arange(length), (2, 1)),
-    }
-    for value in spec.inputs:
-        if value.name not in feeds:
-            feeds[value.name] = np.zeros((2, spec.n_head, 0, spec.head_dim), value.dtype)
-    logits: Floats = session.run([LOGITS], feeds)[0]
+    logits: Floats = run(open_graph(graph), spec, ids, [LOGITS])[0]
     return logits
 
 

@@ -31,7 +31,8 @@ def test_int8_error_is_at_most_half_a_step(rows, columns, block, exponent, seed)
     assert made.packed.shape == (rows, -(-columns // block), block)
     step = np.repeat(made.scales, block, axis=1)[:, :columns]
     error = np.abs(dequantize_blocks(made) - weight)
-    assert (error <= 0.5001 * np.abs(step)).all()
+    # Half a step, and what the largest weight of a block loses to the scale's 11 bits.
+    assert (error <= 0.5001 * np.abs(step) + np.abs(weight) * 2.0**-11).all()
 
 
 @given(
@@ -49,7 +50,8 @@ def test_int4_is_never_worse_than_plain_rounding(rows, columns, block, seed) -> 
     plain = np.clip(np.rint(padded / np.where(scale == 0, 1, scale)), -8, 7) * scale
     plain_error = ((plain - padded) ** 2).sum()
     error = ((dequantize_blocks(made) - weight) ** 2).sum()
-    assert error <= plain_error * 1.0001 + 1e-12
+    # Plain rounding is given float32 scales here; float16 ones move a weight by 2**-11 of itself.
+    assert error <= plain_error * 1.0001 + (weight**2).sum() * 2.0**-22
 
 
 @pytest.mark.parametrize("bits", [4, 8])

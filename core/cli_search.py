@@ -1,0 +1,200 @@
+"""What `quantize` does when it measures: --sensitivity, --max-size, --max-ppl-increase."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .bundle import Bundle
+from .cli_make import note_progress
+from .errors import BudgetNotMet
+from .files import check_writable, write_file
+from .quantize_texts import TextTokens, read_calibration, read_held_out
+
+if TYPE_CHECKING:
+    from .quantize.budget import Found
+    from .quantize.options import Options
+    from .quantize.trial import Trials
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What the command line says about texts and trials."""
+
+    bundle: Path
+    calibration: Path | None
+    samples: int | None
+    seed: int
+    text: Path | None
+    max_tokens: int
+    work: Path | None
+    threads: int | None
+    keep_fast: bool
+
+
+def show_sensitivity(
+    search: Search, block_size: int | None, picture: Path | None, *, as_json: bool
+) -> None:
+    """Print a row a matrix, the most sensitive first, and draw them."""
+    from .evals.sensitivity_report import draw_sensitivity, sensitivity_table
+    from .quantize.recipe import WeightFormat
+    from .quantize.sensitivity import sensitivities
+
+    if picture is not None:
+        import matplotlib  # noqa: F401 (here, so that its absence is no surprise at the end)
+
+        check_writable(picture)
+    bundle = Bundle.open(search.bundle)
+    held_out = read_held_out(bundle, search.text, max_tokens=search.max_tokens)
+    trials = _open_trials(search, bundle, held_out)
+    chosen = WeightFormat(bits=4, block_size=block_size)
+    found = sensitivities(trials, chosen, progress=note_progress)
+    note_progress("")
+    if picture is not None:
+        draw_sensitivity(found, picture)
+    if as_json:
+        rows = [row.to_dict() for row in found]
+        click.echo(
+            json.dumps({"format": chosen.to_dict(), "text": _facts(held_out), "weights": rows})
+        )
+        return
+    click.echo(
+        f"Each matrix alone in 4 bits, on {len(held_out.ids):,} tokens of {held_out.source}:\n"
+    )
+    click.echo(sensitivity_table(found))
+
+
+def find_within(
+    search: Search,
+    *,
+    name: str | None,
+    max_size: int | None,
+    max_ppl_increase: float | None,
+    recipe_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Choose formats that hold the budget, make the variant, and write its recipe."""
+    from .quantize import find_recipe, to_toml
+    from .quantize import quantize as add_variant
+    from .quantize.options import measure_options
+    from .quantize.overhead import overhead_bytes
+
+    bundle = Bundle.open(search.bundle)
+    called = name or ("smallest" if max_size is None else "least-drift")
+    target = recipe_file or bundle.path.with_name(f"{bundle.path.resolve().name}-{called}.toml")
+    check_writable(target)
+    calibration = read_calibration(
+        bundle, search.calibration, samples=search.samples, seed=search.seed
+    )
+    held_out = read_held_out(bundle, search.text, max_tokens=search.max_tokens)
+    trials = _open_trials(search, bundle, held_out, calibration.facts())
+    options = measure_options(trials, calibration, progress=note_progress)
+    overhead = overhead_bytes(bundle, options)
+    found = _find(search, trials, options, called, max_size, max_ppl_increase, overhead)
+    report = add_variant(bundle, found.recipe, calibration=calibration, progress=note_progress)
+    note_progress("")
+    if max_size is not None and report.size_bytes > max_size:
+        raise BudgetNotMet(f"the variant came out at {report.size_bytes:,} bytes, above the budget")
+    recipe = replace(report.recipe, name=called)
+    comment = "\n".join(
+        [
+            f"{report.size_bytes / 1e6:.2f} MB; " + _drift_line(found),
+            f"measured on {len(held_out.ids):,} tokens of {held_out.source} "
+            f"(sha256 {held_out.sha256[:16]})",
+            f"gpt2edge quantize BUNDLE --recipe {target.name} makes the same bytes again",
+        ]
+    )
+    write_file(target, to_toml(recipe, comment))
+    find_recipe(target)  # what was written can be read
+    if as_json:
+        facts: dict[str, Any] = {
+            **report.to_dict(), "drift": found.drift.to_dict(), "trials": found.trials,
+            "text": _facts(held_out), "recipe_file": str(target),
+        }  # fmt: skip
+        click.echo(json.dumps(facts))
+        return
+    click.echo(f"{called}: {report.size_bytes / 1e6:.2f} MB; {_drift_line(found)}")
+    for line in _choice_lines(found):
+        click.echo(f"  {line}")
+    click.echo(f"recipe: {target}")
+
+
+def _find(
+    search: Search,
+    trials: Trials,
+    options: Options,
+    name: str,
+    max_size: int | None,
+    max_ppl_increase: float | None,
+    overhead: int,
+) -> Found:
+    from .quantize.budget import least_drift, least_size
+
+    if max_size is not None:
+        return least_drift(
+            trials, options, max_bytes=max_size, overhead=overhead, name=name,
+            keep_fast=search.keep_fast, progress=note_progress,
+        )  # fmt: skip
+    return least_size(
+        trials, options, max_ppl_increase=float(max_ppl_increase or 0), name=name,
+        keep_fast=search.keep_fast, progress=note_progress,
+    )  # fmt: skip
+
+
+def _open_trials(
+    search: Search, bundle: Bundle, held_out: TextTokens, calibration: dict[str, Any] | None = None
+) -> Trials:
+    from .evals.held_out import HeldOut
+    from .evals.provenance import tool_versions
+    from .quantize.add_variant import source_variant
+    from .quantize.run_graph import last_logits, open_graph
+    from .quantize.trial import Trials
+    from .quantize.trial_log import TrialLog
+
+    original = source_variant(bundle)
+    facts = {
+        "weights": {name: bundle.manifest.files[name].sha256 for name in original.files},
+        "text": _facts(held_out),
+        "calibration": calibration,
+        "versions": tool_versions(),
+    }
+    path = search.work or bundle.path.with_name(f"{bundle.path.resolve().name}.trials.json")
+    if calibration is None and search.work is None:
+        path = path.with_suffix(".sensitivity.json")
+    session = open_graph(bundle.file(original.model), threads=search.threads)
+    measured = HeldOut(
+        held_out.ids, last_logits(session, bundle.spec(original)), bundle.config.vocab_size,
+        window=bundle.config.n_positions,
+    )  # fmt: skip
+    return Trials(bundle, measured.measure, TrialLog.open(path, facts), search.threads)
+
+
+def _facts(held_out: TextTokens) -> dict[str, Any]:
+    return {
+        "source": held_out.source, "sha256": held_out.sha256, "tokens": len(held_out.ids),
+    }  # fmt: skip
+
+
+def _drift_line(found: Found) -> str:
+    drift = asdict(found.drift)
+    return (
+        f"perplexity {100 * (drift['ppl_ratio'] - 1):+.3f}% (at most "
+        f"{100 * (drift['ppl_high'] - 1):+.3f}%), mean KL {drift['mean_kl_nats']:.2e}, "
+        f"top-1 {100 * drift['top1_agreement']:.2f}%"
+    )
+
+
+def _choice_lines(found: Found) -> list[str]:
+    """How many matrices are stored how."""
+    counts: dict[str, int] = {}
+    for chosen in found.formats.values():
+        zero = "" if chosen.symmetric else ", zero points"
+        slow = "" if chosen.accuracy_level == 4 else ", float32 activations"
+        block = f", blocks of {chosen.block_size}" if chosen.block_size else ""
+        key = f"{chosen.bits} bits{block}{zero}{slow}"
+        counts[key] = counts.get(key, 0) + 1
+    return [f"{count:4} matrices in {key}" for key, count in sorted(counts.items())]

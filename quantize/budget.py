@@ -1,0 +1,203 @@
+"""`gpt2edge quantize --max-size` and `--max-ppl-increase`: formats that hold a budget, as measured.
+
+Predictions (options.py, frontier.py) only say in which order to try: what is answered was measured
+on the held-out text, with the graph that the recipe makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from ..errors import BudgetNotMet
+from .frontier import Assignment, frontier, size_of
+from .options import Options
+from .recipe import Recipe, WeightFormat
+from .trial import TextDrift, Trials
+
+SLOW_MUST_WIN = 0.05
+"""Float32 activations make a 4-bit matrix a third as fast: so much of the drift they must win."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search chose."""
+
+    recipe: Recipe
+    formats: Mapping[str, WeightFormat]
+    """Of every matrix."""
+    drift: TextDrift
+    """Measured on the held-out text."""
+    weight_bytes: int
+    """Of the matrices."""
+    trials: int
+    """How many whole assignments were run."""
+
+
+@dataclass
+class _Search:
+    trials: Trials
+    options: Options
+    name: str
+    progress: Callable[[str], None]
+    runs: int = 0
+
+    def drift(self, formats: Mapping[str, WeightFormat]) -> TextDrift:
+        self.runs += 1
+        size = sum(
+            next(o.size_bytes for o in offers if o.key == replace(formats[n], accuracy_level=4))
+            for n, offers in self.options.offers.items()
+        )
+        self.progress(f"trial {self.runs}: {size / 1e6:.2f} MB of weights")
+        key = " ".join(f"{n}:{sorted(f.to_dict().items())}" for n, f in sorted(formats.items()))
+        return self.trials.drift(key, lambda: self.options.rounded(formats), formats)
+
+    def found(self, formats: Mapping[str, WeightFormat], drift: TextDrift, size: int) -> Found:
+        return Found(
+            recipe=recipe_of(self.name, formats),
+            formats=formats,
+            drift=drift,
+            weight_bytes=size,
+            trials=self.runs,
+        )
+
+
+def least_drift(
+    trials: Trials,
+    options: Options,
+    *,
+    max_bytes: int,
+    overhead: int,
+    name: str,
+    keep_fast: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Found:
+    """The assignment that drifts least in a variant of at most `max_bytes`.
+
+    `overhead`: what its files hold besides the matrices. Raises BudgetNotMet where the smallest
+    assignment is larger.
+    """
+    search = _Search(trials, options, name, progress)
+    line = frontier(options.offers)
+    limit = max_bytes - overhead
+    if size_of(line[0]) > limit:
+        raise BudgetNotMet(
+            f"at most {max_bytes / 1e6:.2f} MB are asked for; the least that can be reached is "
+            f"{(size_of(line[0]) + overhead) / 1e6:.2f} MB"
+        )
+    chosen = [step for step in line if size_of(step) <= limit][-1]
+    chosen = _fill(chosen, options, limit)
+    formats = _formats(chosen)
+    drift = search.drift(formats)
+    if not keep_fast:
+        formats, drift = _raise_levels(search, formats, drift)
+    return search.found(formats, drift, size_of(chosen))
+
+
+def least_size(
+    trials: Trials,
+    options: Options,
+    *,
+    max_ppl_increase: float,
+    name: str,
+    keep_fast: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Found:
+    """The smallest assignment whose perplexity is at most by that share above the fp32 graph's.
+
+    What has to hold is the upper end of the interval. Raises BudgetNotMet where none does.
+    """
+    search = _Search(trials, options, name, progress)
+    line = frontier(options.offers)
+
+    def holds(drift: TextDrift) -> bool:
+        return drift.ppl_high <= 1 + max_ppl_increase
+
+    drifts: dict[int, TextDrift] = {len(line) - 1: search.drift(_formats(line[-1]))}
+    if not holds(drifts[len(line) - 1]):
+        best = drifts[len(line) - 1]
+        raise BudgetNotMet(
+            f"perplexity may grow by {max_ppl_increase:.2%}; the best that can be reached is "
+            f"{best.ppl_ratio - 1:+.2%}, at most {best.ppl_high - 1:.2%} as far as the text tells"
+        )
+    low, high = -1, len(line) - 1  # low fails, or lies before the first; high holds
+    while high - low > 1:
+        middle = (low + high) // 2
+        drifts[middle] = search.drift(_formats(line[middle]))
+        low, high = (low, middle) if holds(drifts[middle]) else (middle, high)
+    formats, drift = _formats(line[high]), drifts[high]
+    if not keep_fast and low >= 0:
+        # Float32 activations may let one of the next smaller assignments hold.
+        for index in range(low, max(-1, low - 3), -1):
+            tried, measured = _raise_levels(search, _formats(line[index]), drifts.get(index))
+            if not holds(measured):
+                break
+            formats, drift, high = tried, measured, index
+    return search.found(formats, drift, size_of(line[high]))
+
+
+def recipe_of(name: str, formats: Mapping[str, WeightFormat]) -> Recipe:
+    """A recipe that says as little as it can: the commonest format for all, the rest by name."""
+    counts: dict[WeightFormat, int] = {}
+    for chosen in formats.values():
+        counts[chosen] = counts.get(chosen, 0) + 1
+    # Of 4 and 8 bits, as the variant is called after them.
+    usual = max((f for f in counts if f.bits <= 8), key=lambda f: counts[f], default=None)
+    if usual is None:
+        usual = max(counts, key=lambda f: counts[f])
+    return Recipe(
+        name=name, weights=usual,
+        layers={weight: chosen for weight, chosen in formats.items() if chosen != usual},
+        about="chosen by measured drift",
+    )  # fmt: skip
+
+
+def _formats(assignment: Assignment[WeightFormat]) -> dict[str, WeightFormat]:
+    return {name: offer.key for name, offer in assignment.items()}
+
+
+def _fill(
+    chosen: Assignment[WeightFormat], options: Options, limit: int
+) -> Assignment[WeightFormat]:
+    """Upgrade what still fits, the most drift saved first: the frontier's next step did not."""
+    current = dict(chosen)
+    while True:
+        room = limit - size_of(current)
+        better = [
+            (current[name].drift - offer.drift, name, offer)
+            for name, offers in options.offers.items()
+            for offer in offers
+            if offer.drift < current[name].drift
+            and offer.size_bytes - current[name].size_bytes <= room
+        ]
+        if not better:
+            return current
+        _, name, offer = max(better, key=lambda each: each[:2])
+        current[name] = offer
+
+
+def _raise_levels(
+    search: _Search, formats: Mapping[str, WeightFormat], drift: TextDrift | None
+) -> tuple[dict[str, WeightFormat], TextDrift]:
+    """Float32 activations for those kinds of 4-bit matrices where they win enough."""
+    current = dict(formats)
+    least = search.drift(current) if drift is None else drift
+    every = {name: _exact(chosen) for name, chosen in current.items()}
+    if every == current or not _wins(search.drift(every), least):
+        return current, least  # all together win too little, so none alone does
+    for kind in dict.fromkeys(matrix.kind for matrix in search.options.matrices.values()):
+        tried = {
+            name: _exact(chosen) if search.options.matrices[name].kind == kind else chosen
+            for name, chosen in current.items()
+        }
+        if tried != current and _wins(measured := search.drift(tried), least):
+            current, least = tried, measured
+    return current, least
+
+
+def _exact(chosen: WeightFormat) -> WeightFormat:
+    return replace(chosen, accuracy_level=1) if chosen.bits == 4 else chosen
+
+
+def _wins(tried: TextDrift, least: TextDrift) -> bool:
+    return tried.mean_kl_nats <= (1 - SLOW_MUST_WIN) * least.mean_kl_nats

@@ -1,0 +1,118 @@
+"""By a recipe, from the fused fp32 graph to the graph of a variant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ..errors import QuantizeError
+from ..export.onnx_file import set_weights
+from ..spec import GraphSpec
+from .blocks import BlockWeights
+from .calibrate import Calibration
+from .dynamic import put_dynamic
+from .float16 import to_float16
+from .half_weights import put_half
+from .integer import Tensors, put_blocks
+from .recipe import Recipe, Scheme, WeightFormat
+from .round_weights import RoundedWeights, round_weights
+from .weights import find_matrices
+
+MIN_SHARE = 0.99
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The tensors of the changed graph, and what the manifest says about it."""
+
+    tensors: Tensors
+    settings: Mapping[str, Any]
+    replaced: frozenset[str]
+    """Matrices that are stored in another way than before."""
+
+
+def convert(
+    model: ir.Model,
+    path: Path,
+    spec: GraphSpec,
+    recipe: Recipe,
+    calibration: Calibration | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Converted:
+    """Change `model`, the fused fp32 graph that lies at `path`, in place."""
+    if recipe.scheme is Scheme.FLOAT16:
+        progress("converting")
+        tensors = to_float16(model)
+        halves = {name for name, tensor in tensors.items() if tensor.dtype == ir.DataType.FLOAT16}
+        return Converted(tensors, {"kept_fp32": "norms, residuals, logits"}, frozenset(halves))
+    if recipe.scheme is Scheme.STATIC:
+        raise QuantizeError("the static scheme is made of the portable graph")
+    matrices = find_matrices(model.graph)
+    if recipe.scheme is Scheme.DYNAMIC:
+        columns = [name for name, matrix in matrices.items() if matrix.transposed]
+        tables = {name: WeightFormat(bits=8) for name in matrices if name not in columns}
+        rest = Recipe(
+            name="tables", weights=WeightFormat(bits=32),
+            layers=tables,
+        )  # fmt: skip
+        made = round_weights(model, path, spec, rest, None, progress)
+        tensors = put_dynamic(model, columns) | put_rounded(model, made, rest.formats(matrices))
+        return Converted(
+            with_kept(model, tensors),
+            {"activations": "int8 at run time, a scale a call", **_blocks(made.blocks)},
+            frozenset(matrices),
+        )
+    formats = recipe.formats(matrices)
+    made = round_weights(model, path, spec, recipe, calibration, progress)
+    tensors = put_rounded(model, made, formats)
+    settings: dict[str, Any] = {
+        "activations": "int8 at run time, a scale a block", **_blocks(made.blocks),
+        "symmetric": all(chosen.symmetric for chosen in formats.values()),
+    }  # fmt: skip
+    if made.powers:
+        settings["smoothing"] = made.powers
+    return Converted(
+        with_kept(model, tensors), settings,
+        frozenset(name for name, chosen in formats.items() if chosen.bits < 32),
+    )  # fmt: skip
+
+
+def put_rounded(
+    model: ir.Model,
+    made: RoundedWeights,
+    formats: Mapping[str, WeightFormat],
+    *,
+    only: str | None = None,
+) -> Tensors:
+    """Put rounded matrices, those in half precision and smoothed parameters into the graph.
+
+    `only`: replace blocks in operators of this type and in no others, for trials.
+    """
+    graph = model.graph
+    changed: Tensors = {name: ir.Tensor(a, name=name) for name, a in made.floats.items()}
+    set_weights(model, changed)
+    halves = {}
+    for name, chosen in formats.items():
+        tensor = graph.initializers[name].const_value
+        if chosen.bits == 16 and tensor is not None:
+            halves[name] = tensor.numpy()
+    levels = {name: chosen.accuracy_level for name, chosen in formats.items()}
+    return put_blocks(model, made.blocks, levels, only=only) | put_half(model, halves)
+
+
+def with_kept(model: ir.Model, tensors: Tensors) -> Tensors:
+    """`tensors`, and a copy of every other one that the graph still holds."""
+    kept = {
+        name: ir.Tensor(value.const_value.numpy().copy(), name=name)
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and name not in tensors
+    }
+    return {**kept, **tensors}
+
+
+def _blocks(blocks: Mapping[str, BlockWeights]) -> dict[str, Any]:
+    return {"blocks": {name: [made.bits, made.block_size] for name, made in blocks.items()}}

@@ -1,0 +1,202 @@
+"""The recipe of a variant: which weights are stored how. recipe_file.py says how it is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from ..errors import QuantizeError
+from ..files import quoted
+from ..manifest import GRAPH_FILES, VARIANT_NAME, Precision
+from .blocks import MIN_BLOCK, check_block_size
+from .rounding import Rounding
+
+POSITIONS = "wpe.weight"
+PREFERRED_BLOCK = {4: 32, 8: 128}
+
+
+class Scheme(StrEnum):
+    FLOAT16 = "float16"
+    """float16.py: weights, attention and the KV cache in half precision."""
+    BLOCKS = "blocks"
+    """integer.py: weights in blocks, MatMulNBits."""
+    DYNAMIC = "dynamic"
+    """dynamic.py: INT8, a scale an output channel, activations' scale at run time."""
+    STATIC = "static"
+    """static_integers.py: INT8 in QDQ form, activations' ranges from calibration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFormat:
+    """How one matrix is stored."""
+
+    bits: int
+    block_size: int | None = None
+    """None: `PREFERRED_BLOCK`, or the largest power of two below it that divides a row."""
+    symmetric: bool = True
+    rounding: Rounding = Rounding.SEARCH
+    accuracy_level: int = 4
+    """MatMulNBits': 4 rounds activations to int8 per block at run time, 1 leaves them float32.
+    Of 8 bits only 4 is fast: else ONNX Runtime widens the whole matrix at every step."""
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8, 16, 32):
+            raise QuantizeError(f"bits must be 4, 8, 16 or 32, but is {self.bits!r}")
+        if self.block_size is not None:
+            check_block_size(self.block_size, "block_size")
+            if self.bits > 8:
+                raise QuantizeError(f"{self.bits} bits have no blocks; leave the block size out")
+        if self.accuracy_level not in (1, 4):
+            raise QuantizeError(f"accuracy_level must be 1 or 4, but is {self.accuracy_level!r}")
+        if self.bits == 8 and self.accuracy_level != 4:
+            raise QuantizeError("accuracy_level 1 is for 4 bits: 8 bits with it are hardly usable")
+
+    def block_for(self, name: str, n_in: int) -> int:
+        """Weights a scale of the matrix `name` with `n_in` inputs."""
+        if self.block_size is not None:
+            if n_in % self.block_size:
+                raise QuantizeError(
+                    f"{name}: block size {self.block_size} does not divide its {n_in} inputs; "
+                    "leave the block size out to have one chosen"
+                )
+            return self.block_size
+        block = PREFERRED_BLOCK[self.bits]
+        while n_in % block and block > MIN_BLOCK:
+            block //= 2
+        return block  # where even 16 does not divide a row, its last block is padded with zeros
+
+    def to_dict(self) -> dict[str, Any]:
+        data = dataclasses.asdict(self)
+        if self.block_size is None:
+            del data["block_size"]
+        if self.bits > 8:
+            return {"bits": self.bits}
+        return {**data, "rounding": str(self.rounding)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the bytes of a variant, but for the bundle it is made from."""
+
+    name: str
+    """Of the variant."""
+    scheme: Scheme = Scheme.BLOCKS
+    weights: WeightFormat = field(default_factory=lambda: WeightFormat(bits=4))
+    layers: Mapping[str, WeightFormat] = field(default_factory=dict)
+    """Patterns of weight names -> other formats; of several that match the last one counts."""
+    smoothing: bool = False
+    """Activation-aware scaling, see smoothing.py."""
+    activation_ranges: str = "minmax"
+    """Of the static scheme: minmax, percentile or entropy, see activation_ranges.py."""
+    calibration: Mapping[str, str | int] = field(default_factory=dict)
+    """Facts about the calibration text, where one is needed: `Calibration.facts`."""
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        if not VARIANT_NAME.fullmatch(self.name) or self.name.startswith("fp32"):
+            raise QuantizeError(
+                f"recipe name {quoted(self.name)}: a variant's name is of a-z, 0-9, '.', '_' and "
+                "'-', and does not begin with fp32"
+            )
+        own = next((each for each in Precision if each == self.name), None)
+        if own is not None and own is not self.precision:
+            raise QuantizeError(f"a recipe that makes {self.precision} cannot be called {own}")
+
+    @property
+    def precision(self) -> Precision:
+        """What most of it is stored in."""
+        if self.scheme is Scheme.FLOAT16:
+            return Precision.FP16
+        if self.scheme is not Scheme.BLOCKS:
+            return Precision.INT8
+        by_bits = {4: Precision.INT4, 8: Precision.INT8, 16: Precision.FP16, 32: Precision.FP32}
+        return by_bits[self.weights.bits]
+
+    @property
+    def needs_calibration(self) -> bool:
+        formats = (self.weights, *self.layers.values())
+        gptq = any(f.rounding is Rounding.GPTQ and f.bits <= 8 for f in formats)
+        return self.scheme is Scheme.STATIC or (
+            self.scheme is Scheme.BLOCKS and (gptq or self.smoothing)
+        )
+
+    @property
+    def leaves_weights(self) -> bool:
+        """Whether it asks for matrices to be left in float32."""
+        formats = (self.weights, *self.layers.values())
+        return self.scheme is Scheme.BLOCKS and any(chosen.bits == 32 for chosen in formats)
+
+    @property
+    def graph_file(self) -> str:
+        return GRAPH_FILES.get(self.name, f"onnx/model_{self.name}.onnx")
+
+    def formats(self, names: Iterable[str]) -> dict[str, WeightFormat]:
+        """The format of every weight; raises QuantizeError for a pattern that matches none."""
+        every = list(names)
+        found = dict.fromkeys(every, self.weights)
+        for pattern, chosen in self.layers.items():
+            matches = fnmatch.filter(every, pattern)
+            if not matches and pattern != POSITIONS:
+                raise QuantizeError(
+                    f"recipe {self.name}: no weight is called {quoted(pattern)}; there are "
+                    f"{', '.join(every[:6])}, ..."
+                )
+            found |= dict.fromkeys(matches, chosen)
+        return found
+
+    def with_weights(self, **changes: Any) -> Recipe:
+        """The same with other settings of the weights, those of [layers] as they are."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        if given and self.scheme is not Scheme.BLOCKS:
+            raise QuantizeError(f"{self.name} has no blocks; leave {', '.join(sorted(given))} out")
+        return replace(self, weights=replace(self.weights, **given))
+
+
+def _positions(bits: int = 8) -> dict[str, WeightFormat]:
+    # A thousandth of the weights, and their error enters every layer.
+    return {POSITIONS: WeightFormat(bits=bits)}
+
+
+def _blocks(name: str, about: str, bits: int, *, smoothing: bool = False, **how: Any) -> Recipe:
+    return Recipe(
+        name=name, about=about, weights=WeightFormat(bits=bits, **how), layers=_positions(),
+        smoothing=smoothing,
+    )  # fmt: skip
+
+
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="fp16", scheme=Scheme.FLOAT16, about="weights, attention, cache in half precision"
+        ),
+        _blocks("int8", "blocks of 128, symmetric", 8),
+        Recipe(
+            name="int8-dynamic", scheme=Scheme.DYNAMIC, weights=WeightFormat(bits=8),
+            about="a scale an output channel, activations' scale at run time (ORT's dynamic form)",
+        ),
+        *(
+            Recipe(
+                name=f"int8-static-{ranges}", scheme=Scheme.STATIC, weights=WeightFormat(bits=8),
+                activation_ranges=ranges, about=f"QDQ form for NPUs, {text}",
+            )
+            for ranges, text in (
+                ("minmax", "ranges are the least and largest seen"),
+                ("percentile", "ranges hold 99.99% of what was seen"),
+                ("entropy", "ranges with the least KL divergence (Migacz 2017)"),
+            )
+        ),
+        _blocks("int4", "blocks of 32, symmetric, scales with the least squared error", 4),
+        _blocks("int4-nearest", "the same by plain rounding", 4, rounding=Rounding.NEAREST),
+        _blocks("int4-asymmetric", "the same search, with zero points", 4, symmetric=False),
+        _blocks("int4-gptq", "error-compensating rounding (Frantar et al. 2022)", 4,
+                rounding=Rounding.GPTQ),
+        _blocks("int4-awq", "activation-aware scaling (Lin et al. 2023)", 4, smoothing=True),
+        _blocks("int4-gptq-awq", "both", 4, rounding=Rounding.GPTQ, smoothing=True),
+    )
+}  # fmt: skip
+"""Every named recipe, the default of each precision under the precision's own name."""
