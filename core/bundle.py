@@ -122,7 +122,13 @@ class Bundle:
         return sum(self.manifest.files[f].bytes for f in variant.files)
 
     def spec(self, variant: Variant) -> GraphSpec:
-        return GraphSpec.of(self.config, kv_dtype=variant.kv_dtype)
+        return GraphSpec.of(self.config, kv_dtype=variant.kv_dtype, static=variant.static)
+
+    @property
+    def everyday_variants(self) -> tuple[str, ...]:
+        """Names of all but those of fixed shapes: what a comparison of all variants takes."""
+        variants = self.manifest.variants.values()
+        return tuple(variant.name for variant in variants if variant.static is None)
 
     def verify(self) -> None:
         """Compare the size and sha256 of every file with the manifest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,20 @@ from .parameters import ParameterCounts, count_parameters
 _PATH = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
 variants_option = click.option(
-    "--variant", "variants", multiple=True, help="Only this one; may be given several times."
+    "--variant",
+    "variants",
+    multiple=True,
+    help="Only this one; may be given several times. Default: all but those of fixed shapes.",
 )
+
+
+def open_to_compare(path: Path, variants: tuple[str, ...]) -> Bundle:
+    """The bundle; a note says which of its variants are left out where none was named."""
+    bundle = Bundle.open(path)
+    left = [] if variants else sorted(bundle.manifest.variants.keys() - bundle.everyday_variants)
+    if left:
+        click.echo(f"left out, as of fixed shapes: {', '.join(left)} (--variant NAME)", err=True)
+    return bundle
 
 
 @click.command(
@@ -47,7 +60,7 @@ def bench(
     from .evals.bench import bench as run
 
     report = run(
-        Bundle.open(bundle),
+        open_to_compare(bundle, variants),
         variants=variants or None,
         threads=threads,
         provider=provider,
@@ -124,6 +137,9 @@ def _variant_table(bundle: Bundle) -> str:
             for name, value in parity.items()
             if name in ("decode_max_abs", "mean_kl_nats", "top1_agreement", "against")
         )
+        if variant.static is not None:
+            fixed = dataclasses.asdict(variant.static).items()
+            measured = ", ".join([*(f"{n} {length}" for n, length in fixed), measured])
         lines.append(
             f"{variant.name:14} {variant.precision!s:9} {variant.graph!s:9} "
             f"{variant.opset.get('ai.onnx', 0):>5} {bundle.bytes_of(variant) / 1e6:>9.1f}  "

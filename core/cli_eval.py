@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .bundle import Bundle
-from .cli_check import variants_option
+from .cli_check import open_to_compare, variants_option
 from .cli_make import example, threads_option
 from .cli_report import check_outputs, deliver
 from .errors import ConfigError
@@ -182,7 +181,7 @@ def evaluate(
         import matplotlib  # noqa: F401 (here, so that its absence is no surprise at the end)
     earlier = None if baseline is None else read_baseline(baseline)
     source = read_eval_text(path, wikitext=text is None)
-    opened = Bundle.open(bundle)
+    opened = open_to_compare(bundle, variants)
     report = run(
         opened,
         against,

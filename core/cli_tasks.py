@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .bundle import Bundle
+from .cli_check import open_to_compare
 from .cli_make import example, threads_option
 from .cli_report import check_outputs, deliver
 
@@ -72,7 +72,7 @@ def ask_tasks(
     inputs = [bundle, Path(against), *(file for source in asked for file in source.files)]
     check_outputs({"--json": json_file, "--markdown": markdown_file}, inputs)
     report = run_tasks(
-        Bundle.open(bundle),
+        open_to_compare(bundle, variants),
         against,
         asked,
         variants=variants or None,

@@ -8,7 +8,9 @@
     source           {"checkpoint": text, "parameters": count}
     files            {path: {"bytes": n, "sha256": hex}}     every file but the manifest
     variants         {name: {precision, graph, model, files, opset, kv_dtype, made_by,
-                             quantization, fusion, parity}}
+                             quantization, fusion, parity, static}}
+
+`static`, {batch, sequence, past}, is there for a graph of fixed shapes only.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 
 from .errors import BundleCorrupt, BundleIncomplete, BundleVersion, ConfigError
 from .files import inside, quoted, read_json, sha256_of
+from .spec import StaticShape
 
 FORMAT = "gpt2edge-bundle"
 FORMAT_VERSION = 1
@@ -89,6 +92,8 @@ class Variant:
     fusion: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     """Measured when the variant was made; the keys say against what."""
+    static: StaticShape | None = None
+    """The fixed lengths of a graph for an NPU; None: they are dynamic."""
 
     @classmethod
     def from_dict(cls, name: str, data: Any, where: Path) -> Variant:
@@ -109,11 +114,12 @@ class Variant:
                     "precision": Precision(data["precision"]),
                     "graph": GraphKind(data["graph"]),
                     "files": tuple(data["files"]),
+                    "static": _static(data.get("static")),
                 }
             )
         except KeyError as reason:
             raise BundleCorrupt(f"{what}: {reason} is missing") from None
-        except (TypeError, ValueError) as reason:
+        except (TypeError, ValueError) as reason:  # ConfigError among them
             raise BundleCorrupt(f"{what}: {str(reason)[:200]}") from None
         if not all(type(number) is int for number in variant.opset.values()):
             raise BundleCorrupt(f"{what}: opset is {quoted(variant.opset)}, expected numbers")
@@ -126,6 +132,8 @@ class Variant:
     def to_dict(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
         del data["name"]
+        if self.static is None:
+            del data["static"]  # which readers from before it was known would refuse
         return {**data, "precision": str(self.precision), "graph": str(self.graph)}
 
 
@@ -193,6 +201,14 @@ class Manifest:
             "files": {k: dataclasses.asdict(v) for k, v in self.files.items()},
             "variants": {k: v.to_dict() for k, v in self.variants.items()},
         }
+
+
+def _static(data: Any) -> StaticShape | None:
+    if data is None:
+        return None
+    if not isinstance(data, dict) or data.keys() != {"batch", "sequence", "past"}:
+        raise ValueError(f"static is {quoted(data)}, expected batch, sequence and past")
+    return StaticShape(**data)
 
 
 def _check_keys(where: str, data: Any, known: set[str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .config import GPT2Config
+from .errors import ConfigError
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
@@ -32,6 +33,31 @@ TOTAL = "past_sequence_length + sequence_length"
 Dim = int | str
 
 
+@dataclass(frozen=True, kw_only=True)
+class StaticShape:
+    """The fixed lengths of a graph for an NPU; every one is at least 1.
+
+    A call always reads `sequence` new tokens after `past` cache slots. Slots that hold nothing are
+    masked, and so are new tokens that only fill up: on the left, as in a padded row.
+    """
+
+    batch: int = 1
+    sequence: int
+    past: int
+
+    def __post_init__(self) -> None:
+        for name, length in (
+            ("batch", self.batch), ("sequence", self.sequence), ("past", self.past)
+        ):  # fmt: skip
+            if type(length) is not int or length < 1:
+                raise ConfigError(f"{name} must be a whole number above 0, but is {length!r}")
+
+    @property
+    def total(self) -> int:
+        """Past and new together, T: the length of masks and of the present cache."""
+        return self.past + self.sequence
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One graph input or output; a dim is a number, or the name of a dynamic one."""
@@ -51,31 +77,47 @@ class GraphSpec:
     head_dim: int
     vocab_size: int
     kv_dtype: str = "float32"
+    static: StaticShape | None = None
+    """None: batch, sequence and past are dynamic."""
 
     @classmethod
-    def of(cls, config: GPT2Config, *, kv_dtype: str = "float32") -> GraphSpec:
-        return cls(config.n_layer, config.n_head, config.head_dim, config.vocab_size, kv_dtype)
+    def of(
+        cls, config: GPT2Config, *, kv_dtype: str = "float32", static: StaticShape | None = None
+    ) -> GraphSpec:
+        return cls(
+            config.n_layer, config.n_head, config.head_dim, config.vocab_size, kv_dtype, static
+        )
+
+    @property
+    def dims(self) -> tuple[Dim, Dim, Dim, Dim]:
+        """Batch, sequence, past, and past and sequence together."""
+        if self.static is None:
+            return BATCH, SEQUENCE, PAST, TOTAL
+        return self.static.batch, self.static.sequence, self.static.past, self.static.total
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """In the order of the graph: ids, mask, positions, then past key and value by layer."""
+        batch, sequence, past, total = self.dims
         return (
-            TensorSpec(INPUT_IDS, "int64", (BATCH, SEQUENCE)),
-            TensorSpec(ATTENTION_MASK, "int64", (BATCH, TOTAL)),
-            TensorSpec(POSITION_IDS, "int64", (BATCH, SEQUENCE)),
-            *self._cache(past_names(self.n_layer), PAST),
+            TensorSpec(INPUT_IDS, "int64", (batch, sequence)),
+            TensorSpec(ATTENTION_MASK, "int64", (batch, total)),
+            TensorSpec(POSITION_IDS, "int64", (batch, sequence)),
+            *self._cache(past_names(self.n_layer), past),
         )
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
+        batch, sequence, _, total = self.dims
         return (
-            TensorSpec(LOGITS, "float32", (BATCH, SEQUENCE, self.vocab_size)),
-            *self._cache(present_names(self.n_layer), TOTAL),
+            TensorSpec(LOGITS, "float32", (batch, sequence, self.vocab_size)),
+            *self._cache(present_names(self.n_layer), total),
         )
 
-    def _cache(self, names: list[str], length: str) -> Iterator[TensorSpec]:
+    def _cache(self, names: list[str], length: Dim) -> Iterator[TensorSpec]:
+        batch = self.dims[0]
         for name in names:
-            yield TensorSpec(name, self.kv_dtype, (BATCH, self.n_head, length, self.head_dim))
+            yield TensorSpec(name, self.kv_dtype, (batch, self.n_head, length, self.head_dim))
 
     def cache_bytes(self, batch: int, length: int) -> int:
         """Bytes of the whole KV cache for `batch` rows of `length` tokens."""

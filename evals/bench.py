@@ -94,7 +94,7 @@ def bench(
     repeats: int = 3,
     progress: bool = True,
 ) -> BenchReport:
-    """Measure the bundle's variants (None: all), greedily, on seeded random token ids.
+    """Measure the bundle's variants (None: all but those of fixed shapes), greedily, on seeded random token ids.
 
     A prompt and new tokens that exceed the context window are cut to it. Raises EvalError when a
     measuring process fails.
@@ -109,7 +109,7 @@ def bench(
         raise EvalError(f"a context window of {window} tokens leaves no room to measure")
     new_tokens = min(new_tokens, window - 1)
     prompt_tokens = min(prompt_tokens, window - new_tokens + 1)
-    chosen = list(variants) if variants else list(bundle.manifest.variants)
+    chosen = list(variants or bundle.everyday_variants)
     sizes = {name: bundle.bytes_of(bundle.variant(name)) / 1e6 for name in chosen}
     jobs = {
         name: {

@@ -63,7 +63,7 @@ def evaluate(
     threads: int | None = None,
     progress: bool = True,
 ) -> EvalReport:
-    """Perplexity and drift of the bundle's variants (None: all) against the checkpoint, on `text`.
+    """Perplexity and drift of the bundle's variants against the checkpoint, on `text`.
 
     Args:
         window: fed tokens at once; None: the context window. `stride`: new tokens scored a window;

@@ -16,11 +16,11 @@ _WIDENED = 2.0  # the CPU provider has no FP16 matrix product, and makes FP32 of
 
 
 def choose_variants(bundle: Bundle, names: Sequence[str] | None) -> list[Variant]:
-    """Those of the names (None or none: all of the bundle), each once, in order.
+    """Those of the names (None or none: all but those of fixed shapes), each once, in order.
 
     Raises EvalError for a bundle without any, BundleIncomplete for a name that it does not hold.
     """
-    chosen = dict.fromkeys(names or bundle.manifest.variants)
+    chosen = dict.fromkeys(names or bundle.everyday_variants)
     if not chosen:
         raise EvalError(f"{bundle.path}: holds no variant to evaluate")
     return [bundle.variant(name) for name in chosen]

@@ -19,6 +19,7 @@ from ..config import GPT2Config
 from ..errors import ConfigError, ContextOverflow, PromptError, RuntimeFailure
 from .decoder import Decoder
 from .sampling import SamplingParams
+from .static_decoder import StaticDecoder
 
 
 class FinishReason(StrEnum):
@@ -115,7 +116,7 @@ def check_request(
 
 
 def generate_steps(
-    open_decoder: Callable[[int, int], Decoder],
+    open_decoder: Callable[[int, int], Decoder | StaticDecoder],
     prompts: Sequence[Sequence[int]],
     config: GPT2Config,
     params: SamplingParams,
@@ -134,7 +135,7 @@ def generate_steps(
 
 
 def _steps(
-    open_decoder: Callable[[int, int], Decoder],
+    open_decoder: Callable[[int, int], Decoder | StaticDecoder],
     prompts: Sequence[Sequence[int]],
     allowed: Sequence[tuple[int, FinishReason]],
     eos_id: int | None,

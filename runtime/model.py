@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -14,6 +15,7 @@ from ..bundle import Bundle, Precision, Variant
 from ..config import GPT2Config
 from ..errors import (
     BundleIncomplete,
+    ConfigError,
     ContextOverflow,
     PromptError,
     RuntimeFailure,
@@ -32,6 +34,7 @@ from .generate import FinishReason, Generation, Limits, Step, check_request, gen
 from .sampling import SamplingParams
 from .session import device_of, open_session, plain_reason
 from .settings import Settings, split_settings
+from .static_decoder import StaticDecoder
 from .stop_text import RowText
 from .tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
 
@@ -67,6 +70,11 @@ def load(
     if verify:
         opened.verify()
     variant = opened.variant(precision)
+    if variant.static is not None and variant.static.batch != 1:
+        raise ConfigError(
+            f"variant {variant.name} is made for batches of {variant.static.batch}; gpt2edge runs "
+            "graphs of fixed shapes with a batch of 1"
+        )
     tokenizer = _open_tokenizer(opened)
     session = open_session(
         opened, variant, provider=provider, threads=threads, provider_options=provider_options
@@ -117,6 +125,13 @@ class Model:
         return self.bundle.spec(self.variant)
 
     @property
+    def window(self) -> int:
+        """The longest text in tokens that the variant reads or generates."""
+        static = self.variant.static
+        longest = self.config.n_positions
+        return longest if static is None else min(longest, static.past + 1)
+
+    @property
     def providers(self) -> tuple[str, ...]:
         """ONNX Runtime's names, in the order in which they are asked to run a node."""
         return tuple(self._session.get_providers())
@@ -163,7 +178,7 @@ class Model:
         params, limits, stop = split_settings(settings)
         text = RowText(self._tokenizer(), stop)
         steps = generate_steps(
-            self.open_decoder, [ids], self.config, params, limits, lambda _, token: text.add(token)
+            self.open_decoder, [ids], self._bounds, params, limits, lambda _, token: text.add(token)
         )
         return _pieces(steps, text)
 
@@ -200,22 +215,24 @@ class Model:
             raise PromptError(f"ids must be (batch, length) and not empty, but are {tokens.shape}")
         if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
             raise PromptError(f"token ids must lie in 0 to {self.config.vocab_size - 1}")
-        if tokens.shape[1] > self.config.n_positions:
+        if tokens.shape[1] > self.window:
             raise ContextOverflow(
-                f"{tokens.shape[1]} tokens exceed the context window of {self.config.n_positions}"
+                f"{tokens.shape[1]} tokens exceed the context window of {self.window}"
             )
         mask = np.ones_like(tokens)
         if attention_mask is not None:
             mask = _integers("attention_mask", attention_mask)
         if mask.shape != tokens.shape:
             raise PromptError(f"attention_mask is {mask.shape}, ids are {tokens.shape}")
+        if last is not None and not 1 <= last <= tokens.shape[1]:
+            raise PromptError(f"last must lie in 1 to {tokens.shape[1]}, but is {last}")
+        if self.variant.static is not None:
+            return self._static_decoder(len(tokens)).read_all(tokens, mask)[:, -(last or 0) :]
         feeds: dict[str, npt.NDArray[np.generic]] = {
             INPUT_IDS: tokens,
             ATTENTION_MASK: mask,
             POSITION_IDS: np.maximum(mask.cumsum(1) - 1, 0),
         }
-        if last is not None and not 1 <= last <= tokens.shape[1]:
-            raise PromptError(f"last must lie in 1 to {tokens.shape[1]}, but is {last}")
         spec = self.spec
         for past in spec.inputs[len(feeds) :]:
             shape = (len(tokens), spec.n_head, 0, spec.head_dim)
@@ -228,15 +245,28 @@ class Model:
             raise RuntimeFailure(f"{self.providers[0]} failed: {plain_reason(reason)}") from None
         return result if last is None else result[:, -last:]
 
-    def open_decoder(self, batch: int, capacity: int) -> Decoder:
+    def open_decoder(self, batch: int, capacity: int) -> Decoder | StaticDecoder:
         """The bare model with a KV cache for `batch` rows of at most `capacity` tokens.
 
         For loops of one's own: `prefill(ids, mask)`, then `step(tokens)`, each the last logits.
         """
+        if self.variant.static is not None:
+            return self._static_decoder(batch)
         return Decoder(
             self._session, self.spec, self.variant.graph,
             batch=batch, capacity=capacity, window=self.config.n_positions, device=self._device,
         )  # fmt: skip
+
+    def _static_decoder(self, batch: int) -> StaticDecoder:
+        static = self.variant.static
+        if static is None:
+            raise RuntimeFailure(f"variant {self.variant.name} has no fixed shapes")
+        return StaticDecoder(self._session, self.spec, static, batch=batch)
+
+    @property
+    def _bounds(self) -> GPT2Config:
+        """What a request must keep to: the model's settings, with this variant's window."""
+        return replace(self.config, n_positions=self.window)
 
     def _encode(self, prompt: str) -> list[int]:
         if not isinstance(prompt, str):
@@ -245,7 +275,7 @@ class Model:
 
     def _generate(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> list[Generation]:
         params, limits, stop = split_settings(settings)
-        check_request(prompts, self.config, limits)
+        check_request(prompts, self._bounds, limits)
         # Only fp32 is exact in a batch: what rounds as it runs amplifies last bits into tokens.
         together = self.variant.precision is Precision.FP32
         batches = [prompts] if together else [[prompt] for prompt in prompts]
@@ -263,7 +293,7 @@ class Model:
         ids: list[list[int]] = [[] for _ in prompts]
         reasons = [FinishReason.LENGTH for _ in prompts]
         steps = generate_steps(
-            self.open_decoder, prompts, self.config, params, limits,
+            self.open_decoder, prompts, self._bounds, params, limits,
             lambda row, token: bool(texts) and texts[row].add(token),
         )  # fmt: skip
         for step in steps:

@@ -1,0 +1,72 @@
+"""A variant of fixed shapes in the manifest, and in the commands that look at all variants."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gpt2edge import Bundle
+from gpt2edge.cli import cli
+from gpt2edge.errors import BundleCorrupt
+from gpt2edge.quantize.profiles import PROFILES
+from gpt2edge.quantize.static_variant import add_static_variant
+from gpt2edge.spec import StaticShape
+
+SHAPE = StaticShape(sequence=1, past=30)
+
+
+@pytest.fixture(scope="module")
+def made(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("manifest") / "bundle"
+    shutil.copytree(tiny_bundle, target)
+    add_static_variant(Bundle.open(target), PROFILES["coreml"], SHAPE)
+    return target
+
+
+def test_the_shape_is_written_and_read(made: Path, tiny_bundle: Path) -> None:
+    data = json.loads((made / "manifest.json").read_text())
+    assert data["variants"]["coreml"]["static"] == {"batch": 1, "sequence": 1, "past": 30}
+    assert all("static" not in v for k, v in data["variants"].items() if k != "coreml")
+    bundle = Bundle.open(made)
+    assert bundle.variant("coreml").static == SHAPE
+    shapes = {value.name: value.shape for value in bundle.spec(bundle.variant("coreml")).inputs}
+    assert shapes["attention_mask"] == (1, 31)
+    assert bundle.everyday_variants == tuple(Bundle.open(tiny_bundle).manifest.variants)
+
+
+@pytest.mark.parametrize(
+    "static",
+    [
+        3,
+        [],
+        {"batch": 1, "sequence": 1},
+        {"batch": 1, "sequence": 1, "past": 0},
+        {"batch": 1, "sequence": True, "past": 4},
+        {"batch": 1, "sequence": "1", "past": 4},
+        {"batch": 1, "sequence": 1, "past": 4, "more": 1},
+    ],
+)
+def test_other_shapes_are_refused(made: Path, tmp_path: Path, static: object) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    data = json.loads((copy / "manifest.json").read_text())
+    data["variants"]["coreml"]["static"] = static
+    (copy / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(BundleCorrupt, match="variant 'coreml': "):
+        Bundle.open(copy)
+
+
+def test_info_shows_it_and_comparisons_leave_it_out(made: Path) -> None:
+    shown = CliRunner().invoke(cli, ["info", str(made)])
+    assert "batch 1, sequence 1, past 30" in shown.output
+    done = CliRunner().invoke(
+        cli, ["bench", str(made), "--repeats", "1", "--new-tokens", "2", "--prompt-tokens", "4",
+              "--json"],
+    )  # fmt: skip
+    assert done.exit_code == 0
+    assert "left out, as of fixed shapes: coreml (--variant NAME)" in done.stderr
+    assert "coreml" not in {row["name"] for row in json.loads(done.stdout)["variants"]}
