@@ -13,6 +13,7 @@ import click
 
 from .bundle import Bundle, Precision
 from .cli_make import example, json_option, note_progress, threads_option
+from .cli_profile import make_profile
 from .errors import ConfigError
 from .quantize_texts import read_calibration
 
@@ -94,6 +95,13 @@ def _list(context: click.Context, _option: click.Parameter, asked: bool) -> None
     metavar="SHARE",
     help="Smallest variant whose perplexity grows by no more, as 0.5% or 0.005.",
 )
+@click.option(
+    "--profile", metavar="qnn|coreml|xnnpack", help="A graph of fixed shapes for that NPU provider."
+)
+@click.option(
+    "--sequence", type=_COUNT, default=1, show_default=True, help="New tokens a call, of --profile."
+)
+@click.option("--past", type=_COUNT, help="Cache slots, of --profile; default: 255.")
 @click.option("--name", help="What the variant is called; default: as its recipe.")
 @click.option("--block-size", type=int, help="Weights that share a scale (int8, int4).")
 @click.option(
@@ -125,6 +133,9 @@ def quantize(
     sensitivity: bool,
     max_size: int | None,
     max_ppl_increase: float | None,
+    profile: str | None,
+    sequence: int,
+    past: int | None,
     name: str | None,
     block_size: int | None,
     calibration: Path | None,
@@ -141,9 +152,9 @@ def quantize(
 ) -> None:
     """Add smaller variants to BUNDLE, each compared with fp32.
 
-    By --precision or --recipe; or by a budget, --max-size or --max-ppl-increase, for which formats
-    are chosen matrix by matrix, by what they cost as measured on a held-out text. The choice is
-    written as a recipe file, which makes the same bytes again.
+    By --precision or --recipe; by --profile, for an NPU; or by a budget, --max-size or
+    --max-ppl-increase, for which formats are chosen matrix by matrix, by what they cost as measured
+    on a held-out text. The choice is written as a recipe file, which makes the same bytes again.
 
     The drift printed for a recipe is on random tokens, a first look; `gpt2edge eval` measures it.
     Texts that are not given come from the language reference that every CPython carries.
@@ -157,6 +168,7 @@ def quantize(
             ("--max-size", max_size is not None),
             ("--max-ppl-increase", max_ppl_increase is not None),
             ("--precision or --recipe", bool(precisions or recipes)),
+            ("--profile", profile is not None),
         )
         if given
     ]
@@ -164,9 +176,19 @@ def quantize(
         raise ConfigError(
             f"{' and '.join(asked)} exclude each other"
             if asked
-            else "say what to make: --precision, --recipe, --max-size or --max-ppl-increase; or "
-            "--sensitivity"
+            else "say what to make: --precision, --recipe, --profile, --max-size or "
+            "--max-ppl-increase; or --sensitivity"
         )
+    if profile is not None:
+        if block_size is not None:
+            raise ConfigError("a profile has no blocks; leave --block-size out")
+        make_profile(
+            bundle, profile, sequence=sequence, past=past, name=name, calibration=calibration,
+            samples=samples, seed=seed, as_json=as_json,
+        )  # fmt: skip
+        return
+    if past is not None or sequence != 1:
+        raise ConfigError("--sequence and --past are for --profile")
     search = Search(
         bundle=bundle, calibration=calibration, samples=samples, seed=seed, text=text,
         max_tokens=max_tokens, work=work, threads=threads, keep_fast=keep_fast,

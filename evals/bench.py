@@ -94,7 +94,9 @@ def bench(
     repeats: int = 3,
     progress: bool = True,
 ) -> BenchReport:
-    """Measure the bundle's variants (None: all but those of fixed shapes), greedily, on seeded random token ids.
+    """Measure the bundle's variants, greedily, on seeded random token ids.
+
+    `variants`: None, all but those of fixed shapes.
 
     A prompt and new tokens that exceed the context window are cut to it. Raises EvalError when a
     measuring process fails.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,10 @@ import onnxruntime as ort
 
 from ..errors import QuantizeError
 from ..export.onnx_file import drop_unused
-from ..spec import ATTENTION_MASK, INPUT_IDS, POSITION_IDS
+from ..spec import GraphSpec
+from .run_graph import Ints, open_graph, run
 
 Counts = npt.NDArray[np.int64]
-Ids = npt.NDArray[np.int64]
 
 BINS = 4096
 """Of a histogram, evenly over [-largest, largest]; so 2048 of absolute values, as TensorRT's."""
@@ -78,8 +79,9 @@ class Observed:
 def activation_ranges(
     model: ir.Model,
     folder: Path,
+    spec: GraphSpec,
     names: Sequence[str],
-    ids: Ids,
+    ids: Ints,
     *,
     method: RangeMethod | str = RangeMethod.MINMAX,
     percentile: float = 99.99,
@@ -97,11 +99,11 @@ def activation_ranges(
     if not 50 < percentile <= 100:
         raise QuantizeError(f"the percentile must lie in 50 to 100, but is {percentile}")
     progress(f"calibrating: extremes of {len(names)} activations")
-    observed, sizes = _extremes(model, folder, names, ids)
+    observed, sizes = _extremes(model, folder, spec, names, ids)
     if method is not RangeMethod.MINMAX:
         for group in _groups(names, sizes):
             progress(f"calibrating: histograms, {len(group)} of {len(names)} activations")
-            observed.update(_histograms(model, folder, group, ids, observed))
+            observed.update(_histograms(model, folder, spec, group, ids, observed))
     return {name: observed[name].range(method, percentile) for name in names}
 
 
@@ -163,7 +165,7 @@ def _edges(low: float, high: float) -> npt.NDArray[np.float64]:
 
 
 def _extremes(
-    model: ir.Model, folder: Path, names: Sequence[str], ids: Ids
+    model: ir.Model, folder: Path, spec: GraphSpec, names: Sequence[str], ids: Ints
 ) -> tuple[dict[str, Observed], dict[str, int]]:
     """Smallest and largest value of each tensor, and its number of values for one sample."""
     kinds = ("ReduceMin", "ReduceMax", "Size")
@@ -185,7 +187,7 @@ def _extremes(
     copy.graph.outputs[:] = outputs
     low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     sizes = np.zeros(len(names))
-    for results in _run(copy, folder, ids):
+    for results in _run(copy, folder, spec, ids):
         table = np.asarray(results, np.float64).reshape(len(names), len(kinds))
         low, high = np.minimum(low, table[:, 0]), np.maximum(high, table[:, 1])
         sizes = table[:, 2]
@@ -208,7 +210,12 @@ def _groups(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str
 
 
 def _histograms(
-    model: ir.Model, folder: Path, names: list[str], ids: Ids, observed: Mapping[str, Observed]
+    model: ir.Model,
+    folder: Path,
+    spec: GraphSpec,
+    names: list[str],
+    ids: Ints,
+    observed: Mapping[str, Observed],
 ) -> dict[str, Observed]:
     copy = model.clone()
     values = _values(copy)
@@ -216,7 +223,7 @@ def _histograms(
         values[name].dtype = ir.DataType.FLOAT
     copy.graph.outputs[:] = [values[name] for name in names]
     counts = {name: np.zeros(BINS, np.int64) for name in names}
-    for results in _run(copy, folder, ids):
+    for results in _run(copy, folder, spec, ids):
         for name, array in zip(names, results, strict=True):
             largest = max(-observed[name].low, observed[name].high, _SMALLEST)
             place = (array.reshape(-1).astype(np.float64) / largest + 1) * (BINS / 2)
@@ -228,31 +235,18 @@ def _values(model: ir.Model) -> dict[str, ir.Value]:
     return {str(value.name): value for node in model.graph for value in node.outputs}
 
 
-def _run(model: ir.Model, folder: Path, ids: Ids) -> Iterator[list[npt.NDArray[np.generic]]]:
+def _run(
+    model: ir.Model, folder: Path, spec: GraphSpec, ids: Ints
+) -> Iterator[list[npt.NDArray[Any]]]:
     """The outputs of `model`, sample by sample; nothing is written to the disk."""
     drop_unused(model)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(folder)
-    )
-    session = ort.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    window = ids.shape[1]
-    feeds: dict[str, npt.NDArray[np.generic]] = {
-        ATTENTION_MASK: np.ones((1, window), np.int64),
-        POSITION_IDS: np.arange(window)[None],
-    }
-    for value in session.get_inputs():
-        if value.name.startswith("past_key_values."):
-            heads, size = value.shape[1], value.shape[3]
-            feeds[value.name] = np.zeros((1, heads, 0, size), np.float32)
+    session = open_graph(model, folder=folder)
+    names = [str(value.name) for value in model.graph.outputs]
     for row in ids:
         try:
-            yield session.run(None, {**feeds, INPUT_IDS: row[None].astype(np.int64)})
+            yield run(session, spec, row[None], names)
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument:
             raise QuantizeError(
-                f"the calibration ids, {row.min()} to {row.max()} in windows of {window}, are not "
-                "such that the model can read them"
+                f"the calibration ids, {row.min()} to {row.max()} in windows of {len(row)}, are "
+                "not such that the model can read them"
             ) from None

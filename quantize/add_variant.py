@@ -16,10 +16,11 @@ from ..spec import GraphSpec
 from .calibrate import Calibration
 from .convert import MIN_SHARE, convert
 from .probe import ProbeReport, compare_logits, probe_logits
-from .recipe import RECIPES, Recipe
+from .recipe import RECIPES, Recipe, Scheme
 from .recipe_file import recipe_facts
 from .weights import find_matrices
 
+PORTABLE = "fp32-portable"
 _BITS = {Precision.FP32: 32, Precision.FP16: 16, Precision.INT8: 8, Precision.INT4: 4}
 
 
@@ -49,7 +50,7 @@ def quantize(
     calibration: Calibration | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> QuantizeReport:
-    """Add (or replace) the variant that `recipe` makes of the fused fp32 variant.
+    """Add (or replace) the variant that `recipe` makes of the fp32 variant, fused or portable.
 
     `recipe`: one of `RECIPES` by name, a precision for its default recipe, or a `Recipe` of one's
     own. `calibration`: where the recipe needs one. `progress` is told each step, weight by weight.
@@ -61,6 +62,8 @@ def quantize(
     """
     chosen = _chosen(recipe, block_size, calibration)
     original = source_variant(bundle)
+    if chosen.scheme is Scheme.STATIC:
+        original = bundle.variant(PORTABLE)
     spec = bundle.spec(original)
     positions = bundle.config.n_positions
     sweep(bundle.path)
@@ -94,7 +97,7 @@ def quantize(
         variant = Variant(
             name=chosen.name,
             precision=chosen.precision,
-            graph=GraphKind.FUSED,
+            graph=original.graph,
             model=chosen.graph_file,
             files=(
                 chosen.graph_file,

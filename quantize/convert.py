@@ -12,14 +12,18 @@ import onnx_ir as ir
 from ..errors import QuantizeError
 from ..export.onnx_file import set_weights
 from ..spec import GraphSpec
+from .activation_ranges import RangeMethod, activation_ranges
 from .blocks import BlockWeights
 from .calibrate import Calibration
 from .dynamic import put_dynamic
+from .flat_rows import flatten_rows
 from .float16 import to_float16
 from .half_weights import put_half
 from .integer import Tensors, put_blocks
+from .qdq import StaticRecipe
 from .recipe import Recipe, Scheme, WeightFormat
 from .round_weights import RoundedWeights, round_weights
+from .static_integers import observed_tensors, quantize_static
 from .weights import find_matrices
 
 MIN_SHARE = 0.99
@@ -43,14 +47,15 @@ def convert(
     calibration: Calibration | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Converted:
-    """Change `model`, the fused fp32 graph that lies at `path`, in place."""
+    """Change `model`, which lies at `path`, in place: the fused fp32 graph, for the static scheme
+    the portable one."""
     if recipe.scheme is Scheme.FLOAT16:
         progress("converting")
         tensors = to_float16(model)
         halves = {name for name, tensor in tensors.items() if tensor.dtype == ir.DataType.FLOAT16}
         return Converted(tensors, {"kept_fp32": "norms, residuals, logits"}, frozenset(halves))
     if recipe.scheme is Scheme.STATIC:
-        raise QuantizeError("the static scheme is made of the portable graph")
+        return _static(model, path, spec, recipe, calibration, progress)
     matrices = find_matrices(model.graph)
     if recipe.scheme is Scheme.DYNAMIC:
         columns = [name for name, matrix in matrices.items() if matrix.transposed]
@@ -79,6 +84,27 @@ def convert(
         with_kept(model, tensors), settings,
         frozenset(name for name, chosen in formats.items() if chosen.bits < 32),
     )  # fmt: skip
+
+
+def _static(
+    model: ir.Model,
+    path: Path,
+    spec: GraphSpec,
+    recipe: Recipe,
+    calibration: Calibration | None,
+    progress: Callable[[str], None],
+) -> Converted:
+    if calibration is None:
+        raise QuantizeError(f"recipe {recipe.name} needs a calibration text")
+    static = StaticRecipe(ranges=RangeMethod(recipe.activation_ranges))
+    flatten_rows(model, spec.n_head * spec.head_dim)
+    ranges = activation_ranges(
+        model, path.parent, spec, observed_tensors(model, static), calibration.ids,
+        method=static.ranges, progress=progress,
+    )  # fmt: skip
+    made = quantize_static(model, static, ranges, progress)
+    settings = {"activations": "uint8, scales of calibration", "symmetric": True}
+    return Converted(made.tensors, settings, frozenset(made.replaced))
 
 
 def put_rounded(

@@ -17,7 +17,7 @@ from ..config import GPT2Config
 from ..errors import ConfigError, QuantizeError
 from ..export.onnx_file import add_initializer, constant
 from ..spec import GraphSpec, StaticShape
-from .activation_ranges import Range, RangeMethod
+from .activation_ranges import Range
 from .flat_rows import add_before, flatten_rows, replace
 from .provider_ops import check_ops
 from .qdq import Rounded, StaticRecipe
@@ -51,7 +51,7 @@ PROFILES: Mapping[str, Profile] = {
     "qnn": Profile(
         name="qnn",
         qdq=StaticRecipe(
-            activations="uint16", rounded=Rounded.EVERYTHING, ranges=RangeMethod.MINMAX
+            activations="uint16", rounded=Rounded.EVERYTHING
         ),
         spell_gelu=False,
         gather_nd=False,

@@ -15,28 +15,31 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from ..bundle import Bundle, GraphKind, Precision, Variant, changed_bundle
 from ..errors import ParityError, QuantizeError
 from ..export.onnx_file import load_graph, save_graph, set_weights, write_weights
-from ..files import sweep
+from ..files import quoted, sweep
+from ..manifest import GRAPH_FILES, VARIANT_NAME
 from ..spec import (
     ATTENTION_MASK,
     INPUT_IDS,
     LOGITS,
     POSITION_IDS,
+    GraphSpec,
     StaticShape,
     past_names,
     present_names,
 )
-from .activation_ranges import Ids, Range, activation_ranges
+from .activation_ranges import Range, activation_ranges
+from .add_variant import PORTABLE
+from .calibrate import Calibration
 from .flat_rows import flatten_rows
 from .probe import Floats, ProbeReport, compare_logits
 from .profiles import DECODE, Profile, check_static, make_profile_graph
+from .run_graph import open_graph
 from .static_integers import observed_tensors
 
-PORTABLE = "fp32-portable"
 FLOAT_TOLERANCE = 1e-4
 _CALLS = 4  # compared; each on ids of its own
 
@@ -59,17 +62,20 @@ def add_static_variant(
     profile: Profile,
     shape: StaticShape = DECODE,
     *,
-    calibration: Ids | None = None,
+    calibration: Calibration | None = None,
     name: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> StaticReport:
     """Add (or replace) the variant `name` (None: the profile's own), of that shape.
 
-    `calibration`: token ids (n_samples, window) int64, for a profile with QDQ. Raises ConfigError,
+    `calibration`: for a profile with QDQ. Raises ConfigError,
     QuantizeError or ParityError; the bundle is then as it was.
     """
     check_static(shape, bundle.config)
     name = name or profile.name
+    path = f"onnx/model_{name}.onnx"
+    if not VARIANT_NAME.fullmatch(name) or name in GRAPH_FILES or path in GRAPH_FILES.values():
+        raise QuantizeError(f"a variant for {profile.name} cannot be called {quoted(name)}")
     original = bundle.variant(PORTABLE)
     source = bundle.file(original.model)
     sweep(bundle.path)
@@ -80,14 +86,13 @@ def add_static_variant(
     progress("running fp32-portable")
     calls = [_feeds(bundle, source, shape, seed) for seed in range(_CALLS)]
     want = [_run(source, bundle, feeds)[0] for feeds in calls]
-    path = f"onnx/model_{name}.onnx"
     quantization: dict[str, Any] = {"profile": profile.name}
     with changed_bundle(bundle) as draft:
         file = draft.new_file(path)
         files = (path, *(f for f in original.files if f != original.model))
         progress("writing")
+        weights = draft.new_file(f"{path}_data")  # an earlier one goes
         if made.replaced:
-            weights = draft.new_file(f"{path}_data")
             set_weights(model, write_weights(weights, made.tensors))
             files = (path, str(PurePosixPath(path).with_name(weights.name)))
         save_graph(model, file)
@@ -105,14 +110,13 @@ def add_static_variant(
             )
         if profile.qdq is not None:
             recipe = profile.qdq
-            samples = [] if calibration is None else list(calibration.shape)
             quantization |= {
                 "bits": 8,
                 "symmetric": True,
                 "activations": recipe.activations,
                 "rounded": str(recipe.rounded),
                 "ranges": str(recipe.ranges),
-                "calibration": samples,
+                "calibration": {} if calibration is None else calibration.facts(),
             }
         variant = Variant(
             name=name,
@@ -135,7 +139,7 @@ def _ranges(
     bundle: Bundle,
     source: Path,
     profile: Profile,
-    calibration: Ids | None,
+    calibration: Calibration | None,
     progress: Callable[[str], None],
 ) -> dict[str, Range] | None:
     if profile.qdq is None:
@@ -146,8 +150,9 @@ def _ranges(
     flatten_rows(flat, bundle.config.n_embd)
     names = observed_tensors(flat, profile.qdq)
     return activation_ranges(
-        flat, source.parent, names, calibration, method=profile.qdq.ranges, progress=progress
-    )
+        flat, source.parent, GraphSpec.of(bundle.config), names, calibration.ids,
+        method=profile.qdq.ranges, progress=progress,
+    )  # fmt: skip
 
 
 def _feeds(
@@ -181,8 +186,6 @@ def _feeds(
 
 def _run(graph: Path, bundle: Bundle, feeds: dict[str, npt.NDArray[np.generic]]) -> list[Floats]:
     """Logits, then the present cache."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    made: list[Floats] = session.run([LOGITS, *present_names(bundle.config.n_layer)], feeds)
+    names = [LOGITS, *present_names(bundle.config.n_layer)]
+    made: list[Floats] = open_graph(graph).run(names, feeds)
     return made

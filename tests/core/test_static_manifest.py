@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from gpt2edge import Bundle
 from gpt2edge.cli import cli
-from gpt2edge.errors import BundleCorrupt
+from gpt2edge.errors import BundleCorrupt, Gpt2EdgeError
 from gpt2edge.quantize.profiles import PROFILES
 from gpt2edge.quantize.static_variant import add_static_variant
 from gpt2edge.spec import StaticShape
@@ -58,6 +58,49 @@ def test_other_shapes_are_refused(made: Path, tmp_path: Path, static: object) ->
     (copy / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(BundleCorrupt, match="variant 'coreml': "):
         Bundle.open(copy)
+
+
+def test_quantize_makes_profiles(tiny_bundle: Path, tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, target)
+    for options in (
+        ["--profile", "qnn", "--past", "20"],
+        ["--profile", "xnnpack", "--sequence", "4", "--name", "xnnpack-prefill"],
+    ):
+        done = CliRunner().invoke(cli, ["quantize", str(target), *options, "--json"])
+        assert done.exit_code == 0, done.output
+    bundle = Bundle.open(target, verify=True)
+    qnn, prefill = bundle.variant("qnn"), bundle.variant("xnnpack-prefill")
+    assert qnn.static == StaticShape(sequence=1, past=20)
+    assert qnn.opset == {"ai.onnx": 21}
+    assert qnn.quantization["calibration"]["samples"] > 0
+    assert prefill.static == StaticShape(sequence=4, past=252)  # what a window of 256 leaves
+    made = CliRunner().invoke(
+        cli, ["generate", str(target), "a", "--precision", "qnn", "-n", "3", "--no-stream"]
+    )
+    assert made.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--profile", "npu"], "unknown profile 'npu'"),
+        (["--profile", "qnn", "--past", "256"], "more than the context window of 256"),
+        (["--profile", "coreml", "--name", "portable"], "cannot be called"),
+        (["--profile", "coreml", "--name", "a/b"], "cannot be called"),
+        (["--profile", "coreml", "--block-size", "32"], "no blocks"),
+        (["--profile", "coreml", "--precision", "int8"], "exclude each other"),
+        (["--precision", "int8", "--past", "8"], "are for --profile"),
+    ],
+)
+def test_bad_profiles_leave_the_bundle_alone(
+    tiny_bundle: Path, options: list[str], message: str
+) -> None:
+    before = (tiny_bundle / "manifest.json").read_bytes()
+    done = CliRunner().invoke(cli, ["quantize", str(tiny_bundle), *options])
+    assert isinstance(done.exception, Gpt2EdgeError)
+    assert message in str(done.exception)
+    assert (tiny_bundle / "manifest.json").read_bytes() == before
 
 
 def test_info_shows_it_and_comparisons_leave_it_out(made: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from gpt2edge import Bundle, GPT2Config
 from gpt2edge.export.onnx_file import load_graph, save_graph, set_weights, write_weights
-from gpt2edge.spec import past_names
+from gpt2edge.spec import GraphSpec, past_names
 
 Arrays = list[npt.NDArray[np.float32]]
 
@@ -28,6 +28,10 @@ class Portable:
     @property
     def config(self) -> GPT2Config:
         return self.bundle.config
+
+    @property
+    def spec(self) -> GraphSpec:
+        return GraphSpec.of(self.config)
 
     @property
     def path(self) -> Path:

@@ -67,7 +67,7 @@ def test_ranges_hold_zero() -> None:
 def test_extremes_are_those_of_onnxruntimes_calibrator(portable, tmp_path: Path) -> None:
     names, ids = [LAYER_NORM, GELU, SCORES], portable.ids(4, 24)
     found = activation_ranges(
-        portable.graph(), portable.path.parent, names, ids, method=RangeMethod.MINMAX
+        portable.graph(), portable.path.parent, portable.spec, names, ids, method=RangeMethod.MINMAX
     )
 
     class Reader(CalibrationDataReader):
@@ -98,7 +98,7 @@ def test_groups_make_no_difference(portable, monkeypatch: pytest.MonkeyPatch) ->
 
     def ranges() -> dict[str, Range]:
         return activation_ranges(
-            portable.graph(), portable.path.parent, names, ids,
+            portable.graph(), portable.path.parent, portable.spec, names, ids,
             method="percentile", percentile=99.0,
         )  # fmt: skip
 
@@ -121,5 +121,10 @@ def test_groups_make_no_difference(portable, monkeypatch: pytest.MonkeyPatch) ->
 def test_bad_requests(portable, names, shape, options, message: str) -> None:
     with pytest.raises(QuantizeError, match=message):
         activation_ranges(
-            portable.graph(), portable.path.parent, names, portable.ids(*shape), **options
+            portable.graph(),
+            portable.path.parent,
+            portable.spec,
+            names,
+            portable.ids(*shape),
+            **options,
         )

@@ -30,7 +30,7 @@ def made_by(portable, profile: Profile, shape: StaticShape) -> tuple[ir.Model, S
         names = observed_tensors(flat, profile.qdq)
         ids = portable.ids(8, 64, seed=5)
         ranges = activation_ranges(
-            flat, portable.path.parent, names, ids, method=profile.qdq.ranges
+            flat, portable.path.parent, portable.spec, names, ids, method=profile.qdq.ranges
         )
     model = portable.graph()
     return model, make_profile_graph(model, portable.config, profile, shape, ranges)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -8,18 +9,22 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from gpt2edge import Bundle
+from gpt2edge.bundle import GraphKind
 from gpt2edge.errors import QuantizeError
+from gpt2edge.quantize import Calibration, quantize
 from gpt2edge.quantize.activation_ranges import RangeMethod, activation_ranges
 from gpt2edge.quantize.flat_rows import flatten_rows
 from gpt2edge.quantize.qdq import Rounded, StaticRecipe
 from gpt2edge.quantize.static_integers import StaticWeights, observed_tensors, quantize_static
+from gpt2edge.runtime import load
 
 RECIPES = {
-    "linears": StaticRecipe(),
-    "minmax": StaticRecipe(ranges=RangeMethod.MINMAX),
+    "percentile": StaticRecipe(ranges=RangeMethod.PERCENTILE),
+    "minmax": StaticRecipe(),
     "entropy": StaticRecipe(ranges=RangeMethod.ENTROPY),
     "products": StaticRecipe(rounded=Rounded.PRODUCTS),
-    "16 bits": StaticRecipe(activations="uint16", ranges=RangeMethod.MINMAX),
+    "16 bits": StaticRecipe(activations="uint16"),
 }
 
 
@@ -27,8 +32,8 @@ def quantized(portable, recipe: StaticRecipe) -> tuple[ir.Model, StaticWeights]:
     model = portable.graph()
     flatten_rows(model, portable.config.n_embd)
     ranges = activation_ranges(
-        model, portable.path.parent, observed_tensors(model, recipe), portable.ids(8, 64, seed=5),
-        method=recipe.ranges,
+        model, portable.path.parent, portable.spec, observed_tensors(model, recipe),
+        portable.ids(8, 64, seed=5), method=recipe.ranges,
     )  # fmt: skip
     return model, quantize_static(model, recipe, ranges)
 
@@ -119,11 +124,29 @@ def test_weights_that_are_not_finite_are_refused(portable) -> None:
     broken = weight.const_value.numpy().copy()
     broken[0, 0] = np.nan
     ranges = activation_ranges(
-        model, portable.path.parent, observed_tensors(model, StaticRecipe()), portable.ids(1, 8),
+        model, portable.path.parent, portable.spec, observed_tensors(model, StaticRecipe()),
+        portable.ids(1, 8),
     )  # fmt: skip
     weight.const_value = ir.Tensor(broken, name=weight.name)
     with pytest.raises(QuantizeError, match=r"c_proj.weight: 1 weights are NaN"):
         quantize_static(model, StaticRecipe(), ranges)
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "percentile", "entropy"])
+def test_the_static_recipes_make_variants(portable, tmp_path, ranges: str) -> None:
+    target = tmp_path / "bundle"
+    shutil.copytree(portable.bundle.path, target)
+    text = Calibration(portable.ids(8, 64, seed=5), "random", "0" * 64, 0)
+    name = f"int8-static-{ranges}"
+    report = quantize(Bundle.open(target), name, calibration=text)
+    assert report.quantized_share == 1.0
+    variant = Bundle.open(target, verify=True).variant(name)
+    assert variant.graph is GraphKind.PORTABLE
+    model, original = load(target, name), load(target, "fp32-portable")
+    ids = portable.ids(2, 24, seed=9)
+    want, got = original.logits(ids), model.logits(ids)
+    assert 0 < np.abs(got - want).mean() < 0.02 * np.abs(want).max()
+    assert len(model.generate_ids([1, 2, 3], max_new_tokens=4).ids) == 4
 
 
 def test_bad_requests(portable) -> None:
@@ -131,13 +154,13 @@ def test_bad_requests(portable) -> None:
     flatten_rows(model, portable.config.n_embd)
     with pytest.raises(QuantizeError, match="its range is not among"):
         quantize_static(model, StaticRecipe(), {})
-    everything = StaticRecipe(rounded=Rounded.EVERYTHING, ranges=RangeMethod.MINMAX)
+    everything = StaticRecipe(rounded=Rounded.EVERYTHING)
     with pytest.raises(QuantizeError, match="fixed shapes"):
         quantize_static(portable.graph(), everything, {})
     with pytest.raises(QuantizeError, match="uint8 or uint16"):
         StaticRecipe(activations="int4")  # type: ignore[arg-type]
-    with pytest.raises(QuantizeError, match="minmax"):
-        StaticRecipe(rounded=Rounded.EVERYTHING)
+    with pytest.raises(QuantizeError, match="by minmax ranges, not percentile"):
+        StaticRecipe(rounded=Rounded.EVERYTHING, ranges=RangeMethod.PERCENTILE)
     with pytest.raises(QuantizeError, match="8 bits"):
         StaticRecipe(activations="uint16", ranges=RangeMethod.ENTROPY)
     with pytest.raises(QuantizeError, match="no operator"):

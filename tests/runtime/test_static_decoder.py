@@ -10,6 +10,7 @@ import pytest
 
 from gpt2edge import Bundle
 from gpt2edge.errors import ConfigError, ContextOverflow
+from gpt2edge.quantize import Calibration
 from gpt2edge.quantize.profiles import PROFILES
 from gpt2edge.quantize.static_variant import add_static_variant
 from gpt2edge.runtime import Model, load
@@ -29,8 +30,8 @@ def folder(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, shape in SHAPES.items():
         add_static_variant(Bundle.open(target), PROFILES["coreml"], shape, name=name)
     ids = np.random.default_rng(0).integers(0, 400, (16, 64))
-    qnn = PROFILES["qnn"]
-    add_static_variant(Bundle.open(target), qnn, SHAPES["decode"], calibration=ids)
+    text = Calibration(ids, "random", "0" * 64, 0)
+    add_static_variant(Bundle.open(target), PROFILES["qnn"], SHAPES["decode"], calibration=text)
     return target
 
 
