@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import click
 from click.exceptions import NoArgsIsHelpError
@@ -52,7 +52,20 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
+class _Interrupted(Exception):
+    """Ctrl-C, for which click would print an empty line."""
+
+
+class _Verbs(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+
 @click.group(
+    cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 Exit codes:
@@ -128,7 +141,7 @@ def _prepare_streams() -> None:
 def _report(error: BaseException) -> int:
     """Say in one line what went wrong; returns the exit code."""
     match error:
-        case click.Abort() | KeyboardInterrupt():
+        case _Interrupted() | click.Abort() | KeyboardInterrupt():
             # Where Ctrl-C met code run by exec() (dataclasses, torch's imports), CPython 3.11
             # takes it for unhandled and `python -m` ends by signal; one more exec() clears that.
             exec("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -30,5 +31,6 @@ def plot(runs: tuple[Path, ...], output: Path, title: str | None) -> None:
 
     check_format(output)
     check_writable(output)
+    runs = tuple({os.path.abspath(run): run for run in runs}.values())  # each once
     draw_losses(runs, output, title=title)
     click.echo(f"{output}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}")

@@ -11,6 +11,7 @@ from .plots import report_plots
 from .provenance import checksums, repeat_command, repeat_facts
 from .report import EvalReport
 from .tables import (
+    VERDICT,
     WORDS,
     divergences,
     flips,
@@ -93,7 +94,7 @@ def _thresholds(report: EvalReport) -> Iterator[str]:
     verdicts = [(v.name, verdict) for v in report.variants for verdict in v.verdicts]
     if not verdicts:
         return
-    heads = ["variant", "threshold", "limit", "measured", "interval", "verdict"]
+    heads = ["variant", "threshold", "limit", "measured", "interval", VERDICT]
     rows = [[name, *_cells(verdict)] for name, verdict in verdicts]
     yield f"<details><summary>All {len(rows)} thresholds</summary>"
     yield from _html_table(heads, rows, [verdict.outcome for _, verdict in verdicts])
@@ -148,17 +149,21 @@ def _html_table(
     rows: Sequence[Sequence[str]],
     outcomes: Sequence[Outcome | None] | None,
 ) -> Iterator[str]:
-    """The last cell of a row has the colour of its outcome."""
-    yield f'<div class="wide"><table><thead><tr>{_row(heads, "th")}</tr></thead><tbody>'
+    """The verdict of a row has the colour of its outcome."""
+    place = heads.index(VERDICT) if VERDICT in heads else None
+    yield f'<div class="wide"><table><thead><tr>{_row(heads, "th", None)}</tr></thead><tbody>'
     for row, outcome in zip(rows, outcomes or [None] * len(rows), strict=True):
-        yield f"<tr>{_row(row, 'td', str(outcome) if outcome else '')}</tr>"
+        yield f"<tr>{_row(row, 'td', place, str(outcome) if outcome else '')}</tr>"
     yield "</tbody></table></div>"
 
 
-def _row(cells: Sequence[str], tag: str, last: str = "") -> str:
-    *others, end = (escape(cell) for cell in cells)
-    opening = f'<{tag} class="{last}">' if last else f"<{tag}>"
-    return "".join(f"<{tag}>{cell}</{tag}>" for cell in others) + f"{opening}{end}</{tag}>"
+def _row(cells: Sequence[str], tag: str, marked: int | None, kind: str = "") -> str:
+    """The cell at `marked` is of the class `kind`."""
+    parts = []
+    for i, cell in enumerate(cells):
+        opening = f'<{tag} class="{kind}">' if kind and i == marked else f"<{tag}>"
+        parts.append(f"{opening}{escape(cell)}</{tag}>")
+    return "".join(parts)
 
 
 def _list(lines: Sequence[str]) -> Iterator[str]:

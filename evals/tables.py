@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .report import EvalReport
     from .results import VariantResult
 
+VERDICT = "verdict"
 WORDS = {Outcome.PASS: "pass", Outcome.FAIL: "FAIL", Outcome.UNDECIDED: "undecided"}
 
 
@@ -73,7 +74,8 @@ def table_rows(report: EvalReport) -> list[list[str]]:
     if any(variant.generation for variant in report.variants):
         columns.append(("same text", "", _same_text))
     if judged(report):
-        columns.append(("verdict", "", lambda v: WORDS[v.outcome]))
+        # Beside the name: at the end of so wide a table it would be out of sight.
+        columns.insert(1, (VERDICT, "", lambda v: WORDS[v.outcome]))
     heads = [head for head, _, _ in columns]
     original = [cell for _, cell, _ in columns]
     return [heads, original, *([cell(v) for _, _, cell in columns] for v in report.variants)]

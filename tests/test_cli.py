@@ -532,7 +532,7 @@ def test_ctrl_c_while_training_begins(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 130, err
-    assert err.strip() == "gpt2edge: error: interrupted; nothing was left half-written"
+    assert err == "gpt2edge: error: interrupted; nothing was left half-written\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ from ...errors import CorpusError
 
 HUB = "hub:"
 _TEXTS = (".txt", ".md")
-_LINES = (".jsonl", ".jsonl.gz", ".jsonl.xz")
+_LINES = tuple(f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".xz"))
 _KINDS = (*_TEXTS, *_LINES, ".parquet")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ROWS_AT_ONCE = 256  # of Parquet: documents in memory at a time
@@ -46,7 +46,9 @@ def source_files(sources: Sequence[str]) -> list[str]:
         if source.startswith(HUB):
             files.append(source)
         elif path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(_KINDS))
+            found = sorted(
+                p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(_KINDS)
+            )
             if not found:
                 raise CorpusError(f"{source}: holds no {', '.join(_KINDS)} files")
             files += map(str, found)
@@ -61,9 +63,9 @@ def documents(file: str, field: str) -> Iterator[Document | Unusable]:
     """The documents of one of `source_files`; a text file is one. `field`: their key in rows."""
     if file.startswith(HUB):
         yield from _hub_rows(file, field)
-    elif file.endswith(_LINES):
+    elif file.lower().endswith(_LINES):
         yield from _json_lines(Path(file), field)
-    elif file.endswith(".parquet"):
+    elif file.lower().endswith(".parquet"):
         yield from _parquet_rows(Path(file), field)
     else:
         yield _whole(Path(file))
@@ -151,8 +153,8 @@ def _checked(where: str, text: str) -> Document | Unusable:
 
 
 def _opened(path: Path) -> IO[bytes] | gzip.GzipFile | lzma.LZMAFile:
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return gzip.open(path, "rb")
-    if path.suffix == ".xz":
+    if path.suffix.lower() == ".xz":
         return lzma.open(path, "rb")
     return path.open("rb")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,9 @@ def read_metrics(path: Path) -> list[StepRecord]:
 def metrics_file(path: Path) -> Path:
     """The metrics file that `path` names. Raises CheckpointError when there is none."""
     places = [path, path / METRICS_FILE]
-    if path.name:
-        places.append(path.with_name(f"{path.name}.run") / METRICS_FILE)
+    named = Path(os.path.abspath(path))  # `.` has no name
+    if named.name:
+        places.append(named.with_name(f"{named.name}.run") / METRICS_FILE)
     for place in places:
         if place.is_file():
             return place

@@ -45,6 +45,8 @@ def test_a_picture_of_one_run_and_of_two(
     assert picture.exists()
     assert run("plot", metrics.parent, tmp_path / "small", "-o", picture, "--title", "both") == 0
     assert capsys.readouterr().out == f"{picture}: 2 runs\n"
+    assert run("plot", metrics, metrics, "-o", picture) == 0
+    assert capsys.readouterr().out == f"{picture}: 1 run\n"
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,12 @@ def test_drawing_needs_no_pytorch(metrics: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_run_is_found_from_inside_its_checkpoint(
+    metrics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = metrics.parent.with_name(metrics.parent.name.removesuffix(".run"))
+    checkpoint.mkdir(exist_ok=True)
+    monkeypatch.chdir(checkpoint)
+    assert run("plot", ".", "-o", tmp_path / "loss.png") == 0

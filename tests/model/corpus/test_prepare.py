@@ -98,11 +98,18 @@ def test_every_kind_of_source_gives_the_same_tokens(tmp_path: Path) -> None:
     folder.mkdir()
     for i, text in enumerate(stories):
         (folder / f"{i:02}.txt").write_text(text)
-    shards = [
+    others = tmp_path / "e"
+    others.mkdir()
+    lines = plain.read_bytes().splitlines(keepends=True)
+    (others / "1.JSONL").write_bytes(b"".join(lines[:10]))
+    (others / "2.ndjson").write_bytes(b"".join(lines[10:20]))
+    (others / "3.NDJSON.GZ").write_bytes(gzip.compress(b"".join(lines[20:])))
+    named = ((plain, "A"), (packed, "B"), (table, "C"), (folder, "D"), (others, "E"))
+    first, *rest = (
         {k: v for k, v in content(made(tmp_path, source, name=name).folder).items() if "bin" in k}
-        for source, name in ((plain, "A"), (packed, "B"), (table, "C"), (folder, "D"))
-    ]
-    assert shards[0] == shards[1] == shards[2] == shards[3]
+        for source, name in named
+    )
+    assert all(shards == first for shards in rest)
 
 
 def test_a_column_of_another_name(tmp_path: Path) -> None:
