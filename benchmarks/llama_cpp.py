@@ -25,20 +25,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llama_cpp_models import LlamaCpp, open_gguf, write_files
+from llama_cpp_models import LlamaCpp, LlamaCppTasks, open_gguf, write_files
 from machine import machine
 from peers import PACKAGES, peers_python
 
 from gpt2edge.cores import usable_cores
 from gpt2edge.errors import EvalError, Gpt2EdgeError
 from gpt2edge.evals.drift import Drift
-from gpt2edge.evals.lambada import LambadaResult, Passage, read_passages, score_passages
+from gpt2edge.evals.lambada import LambadaResult
+from gpt2edge.evals.last_words import read_passages, score_passages
 from gpt2edge.evals.original import Original, torch_threads
 from gpt2edge.evals.progress import progress_bar
 from gpt2edge.evals.report import finite
 from gpt2edge.evals.scores import Ints, exp_or_inf
 from gpt2edge.evals.tables import markdown_table, number
 from gpt2edge.evals.tally import LastLogits, Tally, batches_of, tally_batch
+from gpt2edge.evals.tasks.language_model import OriginalModel
+from gpt2edge.evals.tasks.task import Collected
 from gpt2edge.evals.text_source import read_eval_text
 from gpt2edge.evals.windows import Window, sliding_windows
 from gpt2edge.files import check_writable, write_json
@@ -110,7 +113,7 @@ def measure(
     original: LastLogits,
     *,
     types: Sequence[str] = TYPES,
-    passages: Sequence[Passage] = (),
+    passages: Collected | None = None,
     threads: int | None = None,
     progress: bool = False,
 ) -> Measured:
@@ -137,7 +140,10 @@ def measure(
         bar = partial(progress_bar, progress=progress)
         tallies = read_windows(opened, tokens, windows, original, models, bar)
         check_same_model(tallies[1].drift_from(tallies[0]))
-        words = [score_passages(passages, m.masked) if passages else None for m in models]
+        words = [
+            score_passages(passages, LlamaCppTasks(model, opened.config)) if passages else None
+            for model in models
+        ]
         rows = tuple(
             Row(
                 type=made.type,
@@ -190,8 +196,9 @@ def main() -> None:
     checkpoint = load_checkpoint(options.checkpoint)
     if checkpoint.tokenizer_folder is None:
         raise EvalError(f"{checkpoint.source}: has no vocabulary, so it cannot read a text")
-    encode = Tokenizer.from_folder(checkpoint.tokenizer_folder).encode
-    tokens = np.asarray(encode(read_eval_text(options.text).text)[: options.max_tokens], np.int64)
+    tokenizer = Tokenizer.from_folder(checkpoint.tokenizer_folder)
+    text = read_eval_text(options.text).text
+    tokens = np.asarray(tokenizer.encode(text)[: options.max_tokens], np.int64)
     length = options.window or checkpoint.config.n_positions
     if length > checkpoint.config.n_positions:
         raise EvalError(
@@ -201,10 +208,10 @@ def main() -> None:
     windows = sliding_windows(len(tokens), length=length, stride=stride)
     passages = (
         read_passages(
-            options.lambada, encode, window=checkpoint.config.n_positions, limit=options.limit
+            options.lambada, tokenizer, window=checkpoint.config.n_positions, limit=options.limit
         )
         if options.lambada
-        else []
+        else None
     )
     original = Original(checkpoint)
     with torch_threads(options.threads):
@@ -212,7 +219,7 @@ def main() -> None:
             checkpoint, tokens, windows, original.last, types=options.type or TYPES,
             passages=passages, threads=options.threads, progress=True,
         )  # fmt: skip
-        last_words = score_passages(passages, original) if passages else None
+        last_words = score_passages(passages, OriginalModel(checkpoint)) if passages else None
     print(
         f"{machine()}\nllama.cpp ({', '.join(PACKAGES[:2])}): {measured.system}\n"
         f"{checkpoint.source}: {len(measured.original.losses):,} tokens of {options.text}, window "

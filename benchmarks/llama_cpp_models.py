@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from gpt2edge import GPT2Config
 from gpt2edge.errors import EvalError
 from gpt2edge.evals.scores import Floats32, Ints
+from gpt2edge.evals.tasks.language_model import StepwiseModel
 from gpt2edge.model import Checkpoint, save_checkpoint
 
 WORKER = Path(__file__).with_name("llama_cpp_worker.py")
@@ -68,13 +70,6 @@ class LlamaCpp:
         """Ids (B, S) -> logits (B, count, V) of the last so many positions."""
         return np.stack([self._logits(row, count) for row in ids])
 
-    def masked(self, ids: Ints, mask: Ints) -> Floats32:
-        """Ids and mask (B, S), padded on the right -> logits (B, S, V), of padding 0."""
-        out = np.zeros((*ids.shape, self._vocab_size), np.float32)
-        for row, (tokens, length) in enumerate(zip(ids, mask.sum(-1), strict=True)):
-            out[row, :length] = self._logits(tokens[:length], int(length))
-        return out
-
     def _logits(self, ids: Ints, last: int) -> Floats32:
         self._say({"ids": ids.tolist(), "last": last})
         raw = self._read(4 * last * self._vocab_size)
@@ -122,3 +117,29 @@ def open_gguf(python: Path, file: Path, checkpoint: Checkpoint, threads: int) ->
     finally:
         process.kill()
         process.wait()
+
+
+class LlamaCppTasks:
+    """The same model as tasks ask it for last words: `evals.tasks.language_model.LanguageModel`."""
+
+    together = True
+
+    def __init__(self, model: LlamaCpp, config: GPT2Config) -> None:
+        self.name, self.config, self._model = "llama.cpp", config, model
+
+    def logits(self, ids: Ints, mask: Ints, last: int) -> Floats32:
+        out = np.zeros((len(ids), last, self.config.vocab_size), np.float32)
+        for row, (tokens, length) in enumerate(zip(ids, mask.sum(-1), strict=True)):
+            count = min(last, int(length))
+            out[row, last - count :] = self._model.last(tokens[None, -length:], count)[0]
+        return out
+
+    def follow(
+        self, context: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> Iterator[Floats32]:
+        for tokens in continuations:
+            fed = np.asarray([[*context, *tokens[:-1]]], np.int64)
+            yield self._model.last(fed, len(tokens))[0]
+
+    def open_decoder(self, batch: int, capacity: int) -> StepwiseModel:
+        raise EvalError("llama.cpp is asked for likelihoods only")

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from gpt2edge.errors import EvalError
-from gpt2edge.evals.lambada import Passage, score_passages
+from gpt2edge.evals.last_words import score_passages
 from gpt2edge.evals.original import Original
+from gpt2edge.evals.tasks.language_model import OriginalModel
+from gpt2edge.evals.tasks.loglikelihood import Encoded
+from gpt2edge.evals.tasks.task import Collected
 from gpt2edge.evals.windows import sliding_windows
 from gpt2edge.model import Checkpoint
 
@@ -81,11 +84,15 @@ def test_last_words_are_those_of_the_original(tiny_checkpoint: Checkpoint) -> No
     # The words that the original says itself, and one that it does not.
     words = original.greedy(np.array(contexts), 2).tolist()
     words[3][1] ^= 1
-    passages = [
-        Passage(tuple(context[i:]), tuple(word))
-        for i, (context, word) in enumerate(zip(contexts, words, strict=True))
-    ]
-    expected = score_passages(passages, original)
+    passages = Collected(
+        items=(),
+        encoded=tuple(
+            (Encoded(tuple(context[i:]), tuple(word), 1, 0),)
+            for i, (context, word) in enumerate(zip(contexts, words, strict=True))
+        ),
+        bad=(),
+    )
+    expected = score_passages(passages, OriginalModel(tiny_checkpoint))
     tokens = np.arange(70)
     found = measured(tiny_checkpoint, tokens, types=[], passages=passages).rows[0].lambada
     assert found.outcomes == expected.outcomes
