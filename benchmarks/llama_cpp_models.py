@@ -141,5 +141,5 @@ class LlamaCppTasks:
             fed = np.asarray([[*context, *tokens[:-1]]], np.int64)
             yield self._model.last(fed, len(tokens))[0]
 
-    def open_decoder(self, batch: int, capacity: int) -> StepwiseModel:
+    def open_decoder(self, batch: int, capacity: int) -> StepwiseModel:  # noqa: ARG002
         raise EvalError("llama.cpp is asked for likelihoods only")

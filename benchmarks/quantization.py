@@ -109,7 +109,7 @@ def trained_on(books: Path, held_out: Path, *, skip: int = 0) -> Path:
     found = []
     for book in sorted(books.glob("*.txt")):
         text = book.read_text(encoding="utf-8")
-        middle = text[len(text) // 2 :][:5000].split("\n")[1]
+        middle = max(text[len(text) // 2 :][:9000].split("\n")[1:-1], key=len)
         if middle not in kept:
             found.append(book)
     if len(found) <= skip:
