@@ -16,7 +16,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
-from ..errors import ConfigError, EvalError
+from ..errors import ConfigError, EvalError, Gpt2EdgeError
 from ..runtime import load
 from .tasks.language_model import VariantModel
 from .tasks.loglikelihood import Encoded, score_pairs
@@ -47,8 +47,14 @@ class Gpt2EdgeLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         max_batch_size: int | None = None,  # noqa: ARG002
         device: str | None = None,  # noqa: ARG002 (the harness's default is a GPU)
         max_gen_toks: int = _MAX_NEW_TOKENS,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        if unknown:
+            raise ConfigError(
+                f"--model_args {', '.join(sorted(unknown))}: not known; there are bundle, "
+                "precision, provider, threads and max_gen_toks"
+            )
         self._model = load(bundle, precision, provider=provider, threads=threads)
         if self._model.tokenizer is None:
             raise EvalError(f"{bundle}: has no tokenizer, so it cannot read a text")
@@ -173,4 +179,9 @@ def main(arguments: Sequence[str]) -> None:
     from lm_eval.__main__ import cli_evaluate
 
     sys.argv = ["gpt2edge lm-eval", *arguments]
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except Gpt2EdgeError:
+        raise  # some of ours are a ValueError as well
+    except ValueError as reason:  # so the harness says that a task or a setting is not known
+        raise EvalError(f"lm-eval: {reason}") from reason

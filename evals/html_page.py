@@ -27,7 +27,7 @@ from .tables import (
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-  max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+  max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 .verdict { padding: 1rem 1.2rem; border-left: .5rem solid #666; background: #f3f3f3; }
 .verdict p { margin: .3rem 0 0; } .verdict.pass { border-color: #0072B2; background: #e8f3fa; }
@@ -35,7 +35,7 @@ h1 { font-size: 1.3rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5re
 .verdict.undecided { border-color: #E69F00; background: #fdf5e2; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
+th, td { padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #ddd;
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { border-bottom: 2px solid #888; }
 td.pass { color: #005a8d; } td.fail { color: #a84300; font-weight: 700; }

@@ -19,7 +19,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gpt2edge.errors import BundleError, ConfigError, EvalError
-from gpt2edge.evals.harness import Gpt2EdgeLM
+from gpt2edge.evals.harness import Gpt2EdgeLM, main
 
 PAIRS = [
     ("The import statement", " is used"),
@@ -163,3 +163,14 @@ def test_bad_arguments_are_named(tiny_bundle: Path, model: Gpt2EdgeLM) -> None:
         model.generate_until(instances("generate_until", [("a", {"num_beams": 4})]))
     with pytest.raises(EvalError, match="exceeds the window"):
         model.loglikelihood(instances("loglikelihood", [("a", " b c" * 300)]))
+
+
+def test_what_the_harness_does_not_know_is_no_bug(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)  # which `main` sets
+    with pytest.raises(ConfigError, match="--model_args foo: not known; there are bundle"):
+        Gpt2EdgeLM(tiny_bundle, foo=1)
+    with pytest.raises(EvalError, match=r"lm-eval: .*no_such_task"):
+        main(["run", "--model", "gpt2edge", "--model_args", f"bundle={tiny_bundle}",
+              "--tasks", "no_such_task"])  # fmt: skip
