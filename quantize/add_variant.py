@@ -78,7 +78,7 @@ def quantize(
             f"only {share:.1%} of the weight bytes were quantized, less than {MIN_SHARE:.0%}; "
             f"left: {', '.join(left[:3])}; nothing was written"
         )
-    kv_dtype = "float16" if chosen.precision is Precision.FP16 else "float32"
+    kv_dtype = "float16" if chosen.scheme is Scheme.FLOAT16 else "float32"
     progress("running fp32")
     want = probe_logits(path, spec, n_positions=positions)
     with changed_bundle(bundle) as draft:

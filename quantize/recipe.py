@@ -107,6 +107,12 @@ class Recipe:
         own = next((each for each in Precision if each == self.name), None)
         if own is not None and own is not self.precision:
             raise QuantizeError(f"a recipe that makes {self.precision} cannot be called {own}")
+        for other, file in GRAPH_FILES.items():
+            if file == self.graph_file and other != self.name:
+                raise QuantizeError(
+                    f"recipe name {quoted(self.name)}: its file {file} is that of {other}; choose "
+                    "another name"
+                )
 
     @property
     def precision(self) -> Precision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 from gpt2edge import Bundle, GPT2Config
 from gpt2edge.export.onnx_file import load_graph, save_graph, set_weights, write_weights
+from gpt2edge.quantize import BlockWeights, Calibration
 from gpt2edge.spec import GraphSpec, past_names
 
 Arrays = list[npt.NDArray[np.float32]]
@@ -101,3 +104,46 @@ def saved(tmp_path: Path) -> Callable[[ir.Model, dict[str, ir.TensorProtocol]], 
 @pytest.fixture(scope="session")
 def run_graph() -> Callable[[Path, dict[str, np.ndarray]], Arrays]:
     return run
+
+
+def matmul(x: np.ndarray, weights: BlockWeights) -> npt.NDArray[np.float32]:
+    """x (M, K) times the weights, as ONNX Runtime reads the packed bytes: (M, N)."""
+    inputs = {"x": x, "w": weights.packed, "s": weights.scales}
+    if weights.packed_zeros is not None:
+        inputs["z"] = weights.packed_zeros
+    node = helper.make_node(
+        "MatMulNBits", list(inputs), ["y"], domain="com.microsoft",
+        K=weights.n_in, N=len(weights.packed), bits=weights.bits, block_size=weights.block_size,
+    )  # fmt: skip
+    floats = ("x", "s")
+    values = [
+        helper.make_tensor_value_info(
+            name, TensorProto.FLOAT if name in floats else TensorProto.UINT8, value.shape
+        )
+        for name, value in inputs.items()
+    ]
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "g", values, [result])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    made: npt.NDArray[np.float32] = ort.InferenceSession(model.SerializeToString()).run(
+        None, inputs
+    )[0]
+    return made
+
+
+@pytest.fixture(scope="session")
+def run_matmul() -> Callable[[np.ndarray, BlockWeights], npt.NDArray[np.float32]]:
+    return matmul
+
+
+@pytest.fixture
+def copied(tiny_bundle: Path, tmp_path: Path) -> Bundle:
+    """A copy of the tiny bundle, to change."""
+    return Bundle.open(shutil.copytree(tiny_bundle, tmp_path / "copied"))
+
+
+@pytest.fixture(scope="session")
+def calibration(portable: Portable) -> Calibration:
+    """Random tokens: 12 samples of 64."""
+    return Calibration(portable.ids(12, 64, seed=5), "random", "0" * 64, 5)

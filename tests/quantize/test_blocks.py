@@ -1,14 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 
 from gpt2edge.errors import QuantizeError
-from gpt2edge.quantize import BlockWeights, dequantize_blocks, quantize_blocks
+from gpt2edge.quantize import BlockWeights, Rounding, dequantize_blocks, quantize_blocks
 
 BLOCKS = (16, 32, 64, 128)
 
@@ -77,27 +77,66 @@ def test_block_sizes_the_operator_does_not_take(block: int) -> None:
         quantize_blocks(normal(2, 32), bits=4, block_size=block, name="w")
 
 
-def run_matmul(x: np.ndarray, weights: BlockWeights) -> np.ndarray:
-    """ONNX Runtime's own reading of the packed bytes."""
-    node = helper.make_node(
-        "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft",
-        K=weights.n_in, N=len(weights.packed), bits=weights.bits, block_size=weights.block_size,
-    )  # fmt: skip
-    inputs = {"x": x, "w": weights.packed, "s": weights.scales}
-    kinds = {"x": TensorProto.FLOAT, "w": TensorProto.UINT8, "s": TensorProto.FLOAT}
-    graph = helper.make_graph(
-        [node], "g",
-        [helper.make_tensor_value_info(k, kinds[k], v.shape) for k, v in inputs.items()],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return ort.InferenceSession(model.SerializeToString()).run(None, inputs)[0]
+RunMatmul = Callable[[np.ndarray, BlockWeights], np.ndarray]
 
 
 @pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("columns", "block"), [(64, 32), (48, 16), (40, 16), (256, 128)])
-def test_onnx_runtime_reads_the_same_numbers(bits: int, columns: int, block: int) -> None:
-    weights = quantize_blocks(normal(24, columns), bits=bits, block_size=block, name="w")
+def test_onnx_runtime_reads_the_same_numbers(
+    run_matmul: RunMatmul, bits: int, symmetric: bool, columns: int, block: int
+) -> None:
+    weight = normal(24, columns) + np.float32(0.5)  # off the middle, so that zero points differ
+    weights = quantize_blocks(weight, bits=bits, block_size=block, name="w", symmetric=symmetric)
+    assert (weights.zeros is None) == symmetric
     got = run_matmul(np.eye(columns, dtype=np.float32), weights)
     np.testing.assert_allclose(got, dequantize_blocks(weights).T, atol=1e-5)
+
+
+@given(
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 100),
+    block=st.sampled_from(BLOCKS),
+    bits=st.sampled_from([4, 8]),
+    shift=st.floats(-3, 3, width=16),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=60)
+def test_zero_points_are_within_a_step_of_the_weights(
+    rows: int, columns: int, block: int, bits: int, shift: float, seed: int
+) -> None:
+    weight = normal(rows, columns, seed) + np.float32(shift)
+    made = quantize_blocks(
+        weight, bits=bits, block_size=block, name="w", symmetric=False, rounding=Rounding.NEAREST
+    )
+    step = np.repeat(made.scales, block, axis=1)[:, :columns]
+    # Half a step of rounding, half of the zero point's, and the scale's 11 bits.
+    bound = 1.0001 * np.abs(step) + (2**bits) * np.abs(step) * 2.0**-11
+    assert (np.abs(dequantize_blocks(made) - weight) <= bound).all()
+
+
+def test_zero_points_lose_less_of_weights_off_the_middle() -> None:
+    weight = np.abs(normal(16, 128))
+    errors = [
+        ((dequantize_blocks(made) - weight) ** 2).sum()
+        for symmetric in (True, False)
+        for made in [quantize_blocks(weight, bits=4, block_size=32, name="w", symmetric=symmetric)]
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_importance_lowers_the_error_that_it_weighs() -> None:
+    weight = normal(32, 64)
+    importance = (np.arange(64, dtype=np.float32) % 8) ** 3
+    plain = quantize_blocks(weight, bits=4, block_size=32, name="w")
+    weighed = quantize_blocks(weight, bits=4, block_size=32, name="w", importance=importance)
+    error = [
+        (importance * (dequantize_blocks(made) - weight) ** 2).sum() for made in (plain, weighed)
+    ]
+    assert error[1] < error[0]
+
+
+@pytest.mark.parametrize("value", [1.0, 1e-12, 3e5])
+def test_scales_are_float16_numbers_only_where_those_are_fine_enough(value: float) -> None:
+    made = quantize_blocks(normal(4, 64) * np.float32(value), bits=4, block_size=16, name="w")
+    assert made.narrow == (value == 1.0)
