@@ -29,7 +29,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
     if value is None:
         return None
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMG]?B?)", value.strip().upper())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?)\s*([KMG]?B?)", value.strip().upper())
     unit = None if match is None else _UNITS.get(match[2] if match[2] in _UNITS else match[2] + "B")
     if match is None or unit is None:
         raise ConfigError(f"{value!r} is no size; write 75MB, 0.5GB or a number of bytes")
@@ -108,7 +108,13 @@ def _list(context: click.Context, _option: click.Parameter, asked: bool) -> None
     "--calibration", type=_PATH, help="Text that gptq, awq, static and searches calibrate on."
 )
 @click.option("--samples", type=_COUNT, help="Pieces of it that are read; default: 128.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of drawing the pieces.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of drawing the pieces.",
+)
 @click.option("--text", type=_PATH, help="Held-out text that searches measure on.")
 @click.option(
     "--max-tokens", type=_COUNT, default=8192, show_default=True, help="So many tokens of --text."
@@ -193,9 +199,20 @@ def quantize(
         bundle=bundle, calibration=calibration, samples=samples, seed=seed, text=text,
         max_tokens=max_tokens, work=work, threads=threads, keep_fast=keep_fast,
     )  # fmt: skip
+    budget = max_size is not None or max_ppl_increase is not None
+    for option, given, fits in (
+        ("--recipe-file", recipe_file is not None, budget),
+        ("--keep-fast", keep_fast, budget),
+        ("--picture", picture is not None, sensitivity),
+        ("--text", text is not None, budget or sensitivity),
+        ("--work", work is not None, budget or sensitivity),
+        ("--name", name is not None, not sensitivity),
+    ):
+        if given and not fits:
+            raise ConfigError(f"{option} does not go with {asked[0]}; leave it out")
     if sensitivity:
         show_sensitivity(search, block_size, picture, as_json=as_json)
-    elif max_size is not None or max_ppl_increase is not None:
+    elif budget:
         if block_size is not None:
             raise ConfigError("a search chooses block sizes itself; leave --block-size out")
         find_within(

@@ -11,7 +11,7 @@ import click
 
 from .bundle import Bundle
 from .cli_make import note_progress
-from .errors import BudgetNotMet
+from .errors import BudgetNotMet, ConfigError
 from .files import check_writable, write_file
 from .quantize_texts import TextTokens, read_calibration, read_held_out
 
@@ -78,13 +78,16 @@ def find_within(
     as_json: bool,
 ) -> None:
     """Choose formats that hold the budget, make the variant, and write its recipe."""
-    from .quantize import find_recipe, to_toml
+    from .quantize import RECIPES, Recipe, find_recipe, to_toml
     from .quantize import quantize as add_variant
     from .quantize.options import measure_options
     from .quantize.overhead import overhead_bytes
 
     bundle = Bundle.open(search.bundle)
     called = name or ("smallest" if max_size is None else "least-drift")
+    if called in RECIPES:
+        raise ConfigError(f"--name {called} is a named recipe's; give the search's another")
+    Recipe(name=called)  # raises for what cannot be a variant's name, before anything is measured
     target = recipe_file or bundle.path.with_name(f"{bundle.path.resolve().name}-{called}.toml")
     check_writable(target)
     calibration = read_calibration(

@@ -102,8 +102,6 @@ class Recipe:
                 f"recipe name {quoted(self.name)}: a variant's name is of a-z, 0-9, '.', '_' and "
                 "'-', and does not begin with fp32"
             )
-        if self.name not in GRAPH_FILES and self.graph_file in GRAPH_FILES.values():
-            raise QuantizeError(f"recipe name {self.name}: {self.graph_file} is another variant's")
         own = next((each for each in Precision if each == self.name), None)
         if own is not None and own is not self.precision:
             raise QuantizeError(f"a recipe that makes {self.precision} cannot be called {own}")

@@ -5,7 +5,7 @@
 
     [weights]                        # every matrix, unless said otherwise below
     bits = 4                         # 4, 8, 16 (float16) or 32 (left as it is)
-    block_size = 32                  # 16 to 256, a power of two; left out: chosen by the width
+    block_size = 32                  # 16 to 256, a power of two; 0 or none: chosen by the width
     symmetric = true
     rounding = "gptq"                # or nearest, search
     accuracy_level = 4               # 4: activations int8 at run time; 1: float32, slower
@@ -82,10 +82,18 @@ def recipe_facts(recipe: Recipe) -> dict[str, Any]:
         data["activation_ranges"] = recipe.activation_ranges
     if recipe.scheme is Scheme.BLOCKS:
         data["weights"] = recipe.weights.to_dict()
-        data["layers"] = {name: chosen.to_dict() for name, chosen in recipe.layers.items()}
+        data["layers"] = {
+            name: _layer_facts(chosen, recipe.weights) for name, chosen in recipe.layers.items()
+        }
     if recipe.calibration:
         data["calibration"] = dict(recipe.calibration)
     return data
+
+
+def _layer_facts(chosen: WeightFormat, usual: WeightFormat) -> dict[str, Any]:
+    inherited = chosen.bits == usual.bits <= 8 and usual.block_size is not None
+    unset = {"block_size": 0} if inherited and chosen.block_size is None else {}
+    return {**unset, **chosen.to_dict()}
 
 
 _TEXTS = {"name": str, "scheme": str, "about": str, "activation_ranges": str, "smoothing": bool}
@@ -109,6 +117,10 @@ def _from_dict(data: Mapping[str, Any]) -> Recipe:
     if ranges not in ("minmax", "percentile", "entropy"):
         raise ConfigError(f"activation_ranges is {quoted(ranges)}: minmax, percentile or entropy")
     _check("weights.", weights, _FORMAT)
+    if scheme is not Scheme.BLOCKS and data.get("smoothing"):
+        raise ConfigError(f"scheme {scheme} has no smoothing; leave it out")
+    if scheme is not Scheme.STATIC and "activation_ranges" in data:
+        raise ConfigError(f"scheme {scheme} has no activation_ranges; leave them out")
     usual = _format(weights or {"bits": 8})
     found = {}
     for pattern, changes in layers.items():
@@ -129,7 +141,8 @@ def _from_dict(data: Mapping[str, Any]) -> Recipe:
 
 def _format(data: Mapping[str, Any]) -> WeightFormat:
     rounding = _choice(Rounding, data.get("rounding", "search"), "rounding")
-    return WeightFormat(**{**data, "rounding": rounding})
+    block_size = data.get("block_size") or None
+    return WeightFormat(**{**data, "rounding": rounding, "block_size": block_size})
 
 
 _Kind = TypeVar("_Kind", bound=StrEnum)

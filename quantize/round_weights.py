@@ -62,15 +62,22 @@ def round_weights(
             if formats[name].bits <= 8:
                 progress(name)
                 result.blocks[name] = round_matrix(
-                    matrices[name], formats[name], grams.get(name), rows.pop(name)
-                )
+                    matrices[name], formats[name], grams.get(name), rows.pop(name),
+                    weighed=recipe.smoothing,
+                )  # fmt: skip
     return result
 
 
 def round_matrix(
-    matrix: Matrix, chosen: WeightFormat, gram: Floats | None, rows: Floats | None = None
+    matrix: Matrix,
+    chosen: WeightFormat,
+    gram: Floats | None,
+    rows: Floats | None = None,
+    *,
+    weighed: bool = False,
 ) -> BlockWeights:
-    """One matrix in blocks. `gram`: of its input, where a calibration text was read.
+    """One matrix in blocks. `gram`: of its input, where a calibration text was read; gptq needs
+    it. `weighed`: search weighs errors by it as well.
 
     A table that is gathered from is symmetric in any case: GatherBlockQuantized and MatMulNBits
     lay zero points out differently, and the table is one.
@@ -87,7 +94,7 @@ def round_matrix(
         weight, bits=chosen.bits, block_size=block, name=matrix.name, symmetric=symmetric,
         # A table that is only gathered from has no inputs to weigh: there gptq is search.
         rounding=Rounding.SEARCH if chosen.rounding is Rounding.GPTQ else chosen.rounding,
-        importance=None if gram is None else np.diag(gram),
+        importance=np.diag(gram) if weighed and gram is not None else None,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ class TrialLog:
         if path is None or not path.exists():
             return cls(path, facts)
         data = read_json(path, QuantizeError)
-        if not isinstance(data, dict) or data.keys() != {"facts", "measured"}:
+        if not _is_log(data):
             raise QuantizeError(f"{path}: is no log of trials; give another --work, or remove it")
         return cls(path, facts, data["measured"] if data["facts"] == facts else {})
 
@@ -50,3 +50,13 @@ class TrialLog:
         }
         if self.path is not None:
             write_json(self.path, {"facts": self.facts, "measured": self.measured})
+
+
+def _is_log(data: Any) -> bool:
+    if not isinstance(data, dict) or data.keys() != {"facts", "measured"}:
+        return False
+    rows = data["measured"].values() if isinstance(data["measured"], dict) else [None]
+    return all(
+        isinstance(row, dict) and all(type(v) in (int, float, type(None)) for v in row.values())
+        for row in rows
+    )

@@ -1,0 +1,105 @@
+"""`gpt2edge quantize` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gpt2edge.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+SMALL = ("--samples", 8, "--max-tokens", 600)
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "quantize", "--list")
+    assert code == 0
+    assert {"fp16", "int8", "int4", "int4-gptq"} <= {line.split()[0] for line in out.splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "say what to make"),
+        (["--precision", "int4", "--sensitivity"], "exclude each other"),
+        (["--max-size", "12XB"], "is no size"),
+        (["--max-size", "9" * 99], "is no size"),
+        (["--max-ppl-increase", "much"], "is no share"),
+        (["--precision", "int4", "--text", "x"], "--text does not go with --precision"),
+        (["--max-size", "1MB", "--block-size", "32"], "leave --block-size out"),
+        (["--max-size", "1MB", "--name", "int4"], "is a named recipe's"),
+        (["--max-size", "1MB", "--name", "A B"], "a variant's name is of a-z"),
+        (["--recipe", "none.toml"], "none.toml: no such file"),
+        (["--recipe", "none"], "neither a recipe file"),
+        (["--recipe", "int4-gptq", "--samples", "9999"], "too few to calibrate on"),
+        (["--recipe", "int4-gptq", "--seed", "-1"], "-1"),
+        (["--precision", "int4", "--block-size", "48"], "power of two"),
+        (["--precision", "int4", "--block-size", "128"], "does not divide its 64 inputs"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(
+    bundle: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    before = sorted(path.stat().st_mtime_ns for path in bundle.rglob("*"))
+    code, _, err = run(capsys, "quantize", bundle, *words)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert sorted(path.stat().st_mtime_ns for path in bundle.rglob("*")) == before
+
+
+def test_a_budget_that_cannot_be_held_is_exit_code_1(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "quantize", bundle, "--max-size", "10KB", *SMALL)
+    assert code == 1
+    assert "the least that can be reached is" in err
+    assert not (bundle.parent / "bundle-least-drift.toml").exists()
+
+
+def test_a_searchs_recipe_makes_the_same_bytes_again(
+    tiny_bundle: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "quantize", bundle, "--max-size", "130KB", *SMALL, "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["size_bytes"] <= 130_000
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
+    code, _, err = run(capsys, "quantize", other, "--recipe", facts["recipe_file"], "--samples", 8)
+    assert code == 0, err
+    for name in ("model_least-drift.onnx", "model_least-drift.onnx_data"):
+        assert (other / "onnx" / name).read_bytes() == (bundle / "onnx" / name).read_bytes()
+    code, _, err = run(capsys, "quantize", other, "--recipe", facts["recipe_file"], "--samples", 9)
+    assert code in (0, 2)  # where a matrix is by gptq, another text is refused
+    assert code == 0 or "another calibration text" in err
+
+
+def test_sensitivity_is_a_table_json_and_a_picture(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "rows.png"
+    asked = ("quantize", bundle, "--sensitivity", "--max-tokens", 400)
+    code, out, err = run(capsys, *asked, "--picture", picture)
+    assert code == 0, err
+    assert "h.0.attn.c_attn.weight" in out
+    assert picture.exists()
+    code, out, _ = run(capsys, *asked, "--json")
+    kinds = {row["kind"] for row in json.loads(out)["weights"]}
+    assert kinds == {
+        "qkv", "attention output", "MLP in", "MLP out", "embedding", "head", "positions",
+    }  # fmt: skip

@@ -1,0 +1,118 @@
+"""What a search answers was measured, holds the budget, and is not measured twice."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt2edge import Bundle
+from gpt2edge.errors import BudgetNotMet, QuantizeError
+from gpt2edge.evals.held_out import HeldOut
+from gpt2edge.quantize import Calibration, Rounding, quantize, read_recipe, to_toml
+from gpt2edge.quantize.budget import least_drift, least_size
+from gpt2edge.quantize.frontier import frontier, size_of
+from gpt2edge.quantize.options import Options, measure_options
+from gpt2edge.quantize.overhead import overhead_bytes
+from gpt2edge.quantize.run_graph import LastLogits, last_logits, open_graph
+from gpt2edge.quantize.trial import TextDrift, Trials
+from gpt2edge.quantize.trial_log import TrialLog
+
+Counted = tuple[Trials, Options, list[int]]
+
+
+@pytest.fixture(scope="module")
+def searched(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Counted:
+    bundle = Bundle.open(tiny_bundle)
+    original = bundle.variant("fp32")
+    session = open_graph(bundle.file(original.model), threads=1)
+    rng = np.random.default_rng(0)
+    held_out = HeldOut(
+        rng.integers(0, bundle.config.vocab_size, 2000),
+        last_logits(session, bundle.spec(original)), bundle.config.vocab_size, window=64,
+    )  # fmt: skip
+    runs = [0]
+
+    def measure(model: LastLogits) -> TextDrift:
+        runs[0] += 1
+        return held_out.measure(model)
+
+    log = TrialLog.open(tmp_path_factory.mktemp("log") / "trials.json", {"text": "random"})
+    trials = Trials(bundle, measure, log, threads=1)
+    calibration = Calibration(rng.integers(0, bundle.config.vocab_size, (8, 32)), "ids", "0", 0)
+    return trials, measure_options(trials, calibration, rounding=Rounding.SEARCH), runs
+
+
+def test_a_size_is_held_with_less_drift_than_the_smallest(searched: Counted) -> None:
+    trials, options, _ = searched
+    line = frontier(options.offers)
+    overhead = overhead_bytes(trials.bundle, options)
+    budget = overhead + (size_of(line[0]) + size_of(line[-1])) // 2
+    tight = least_drift(
+        trials, options, max_bytes=overhead + size_of(line[0]), overhead=overhead, name="tight"
+    )
+    found = least_drift(trials, options, max_bytes=budget, overhead=overhead, name="found")
+    assert found.weight_bytes + overhead <= budget
+    assert found.drift.mean_kl_nats < tight.drift.mean_kl_nats
+
+
+def test_a_perplexity_is_held_by_the_end_of_its_interval(searched: Counted) -> None:
+    trials, options, _ = searched
+    strict = least_size(trials, options, max_ppl_increase=0.002, name="strict")
+    loose = least_size(trials, options, max_ppl_increase=0.5, name="loose")
+    assert strict.drift.ppl_high <= 1.002
+    assert loose.drift.ppl_high <= 1.5
+    assert loose.weight_bytes < strict.weight_bytes
+
+
+def test_what_cannot_be_held_says_what_can(searched: Counted) -> None:
+    trials, options, _ = searched
+    with pytest.raises(BudgetNotMet, match=r"the least that can be reached is \d") as raised:
+        least_drift(trials, options, max_bytes=10_000, overhead=5000, name="x")
+    assert raised.value.exit_code == 1
+    broken = Trials(trials.bundle, lambda _: far_off(), TrialLog.open(None, {}), threads=1)
+    with pytest.raises(BudgetNotMet, match=r"the best that can be reached is \+100\.00%"):
+        least_size(broken, options, max_ppl_increase=0.01, name="x")
+
+
+def far_off() -> TextDrift:
+    return TextDrift(
+        mean_kl_nats=1.0, p99_kl_nats=2.0, top1_agreement=0.1, ppl_ratio=2.0, ppl_high=math.inf
+    )
+
+
+def test_nothing_is_measured_twice_and_the_recipe_makes_the_variant(
+    searched: Counted, tmp_path: Path, copied: Bundle
+) -> None:
+    trials, options, runs = searched
+    first = least_size(trials, options, max_ppl_increase=0.01, name="mine")
+    before = runs[0]
+    again = Trials(
+        trials.bundle, trials.measure, TrialLog.open(trials.log.path, {"text": "random"})
+    )
+    assert least_size(again, options, max_ppl_increase=0.01, name="mine") == first
+    assert runs[0] == before
+    file = tmp_path / "mine.toml"
+    file.write_text(to_toml(first.recipe, "a comment"))
+    assert read_recipe(file).formats(options.matrices) == first.formats
+    report = quantize(copied, read_recipe(file))
+    bundle = Bundle.open(copied.path)
+    overhead = report.size_bytes - first.weight_bytes
+    assert 0 < overhead <= overhead_bytes(trials.bundle, options)
+    made = bundle.variant("mine")
+    session = open_graph(bundle.file(made.model), threads=1)
+    assert trials.measure(last_logits(session, bundle.spec(made))) == first.drift
+
+
+def test_other_facts_begin_anew_and_a_broken_log_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trials.json"
+    log = TrialLog.open(path, {"text": "a"})
+    log.add("x", {"mean_kl_nats": math.inf})
+    assert TrialLog.open(path, {"text": "a"}).get("x") == {"mean_kl_nats": math.inf}
+    assert TrialLog.open(path, {"text": "b"}).get("x") is None
+    for text in ("{", "[]", '{"facts": {"text": "a"}, "measured": {"x": 3}}'):
+        path.write_text(text)
+        with pytest.raises(QuantizeError, match=r"trials\.json"):
+            TrialLog.open(path, {"text": "a"})
