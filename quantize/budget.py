@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 
 from ..errors import BudgetNotMet
 from .frontier import Assignment, frontier, size_of
+from .knapsack import best_within
 from .options import Options
 from .recipe import Recipe, WeightFormat
 from .trial import TextDrift, Trials
 
 SLOW_MUST_WIN = 0.05
 """Float32 activations make a 4-bit matrix a third as fast: so much of the drift they must win."""
+
+_HALVINGS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +88,7 @@ def least_drift(
             f"at most {max_bytes / 1e6:.2f} MB are asked for; the least that can be reached is "
             f"{(size_of(line[0]) + overhead) / 1e6:.2f} MB"
         )
-    chosen = [step for step in line if size_of(step) <= limit][-1]
-    chosen = _fill(chosen, options, limit)
+    chosen = best_within(options.offers, limit) or line[0]
     formats = _formats(chosen)
     drift = search.drift(formats)
     if not keep_fast:
@@ -125,15 +127,38 @@ def least_size(
         middle = (low + high) // 2
         drifts[middle] = search.drift(_formats(line[middle]))
         low, high = (low, middle) if holds(drifts[middle]) else (middle, high)
-    formats, drift = _formats(line[high]), drifts[high]
+    formats, drift, size = _formats(line[high]), drifts[high], size_of(line[high])
+    if low >= 0:
+        formats, drift, size = _between(search, holds, size_of(line[low]), (formats, drift, size))
     if not keep_fast and low >= 0:
         # Float32 activations may let one of the next smaller assignments hold.
         for index in range(low, max(-1, low - 3), -1):
             tried, measured = _raise_levels(search, _formats(line[index]), drifts.get(index))
             if not holds(measured):
                 break
-            formats, drift, high = tried, measured, index
-    return search.found(formats, drift, size_of(line[high]))
+            if size_of(line[index]) < size:
+                formats, drift, size = tried, measured, size_of(line[index])
+    return search.found(formats, drift, size)
+
+
+def _between(
+    search: _Search,
+    holds: Callable[[TextDrift], bool],
+    too_small: int,
+    best: tuple[dict[str, WeightFormat], TextDrift, int],
+) -> tuple[dict[str, WeightFormat], TextDrift, int]:
+    """Smaller assignments than `best` that hold, by halving what lies above `too_small` bytes."""
+    for _ in range(_HALVINGS):
+        chosen = best_within(search.options.offers, (too_small + best[2]) // 2)
+        if chosen is None or size_of(chosen) <= too_small:
+            break
+        formats = _formats(chosen)
+        drift = search.drift(formats)
+        if holds(drift):
+            best = (formats, drift, size_of(chosen))
+        else:
+            too_small = (too_small + best[2]) // 2
+    return best
 
 
 def recipe_of(name: str, formats: Mapping[str, WeightFormat]) -> Recipe:
@@ -154,26 +179,6 @@ def recipe_of(name: str, formats: Mapping[str, WeightFormat]) -> Recipe:
 
 def _formats(assignment: Assignment[WeightFormat]) -> dict[str, WeightFormat]:
     return {name: offer.key for name, offer in assignment.items()}
-
-
-def _fill(
-    chosen: Assignment[WeightFormat], options: Options, limit: int
-) -> Assignment[WeightFormat]:
-    """Upgrade what still fits, the most drift saved first: the frontier's next step did not."""
-    current = dict(chosen)
-    while True:
-        room = limit - size_of(current)
-        better = [
-            (current[name].drift - offer.drift, name, offer)
-            for name, offers in options.offers.items()
-            for offer in offers
-            if offer.drift < current[name].drift
-            and offer.size_bytes - current[name].size_bytes <= room
-        ]
-        if not better:
-            return current
-        _, name, offer = max(better, key=lambda each: each[:2])
-        current[name] = offer
 
 
 def _raise_levels(
