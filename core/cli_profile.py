@@ -9,7 +9,6 @@ import click
 
 from .bundle import Bundle
 from .cli_make import note_progress
-from .quantize_texts import read_calibration
 from .spec import StaticShape
 
 _PAST = 255
@@ -30,6 +29,7 @@ def make_profile(
     """Add the variant of that profile; `past` None: 255, or what the context window leaves."""
     from .quantize.profiles import find_profile
     from .quantize.static_variant import add_static_variant
+    from .quantize_texts import read_calibration
 
     chosen = find_profile(profile)
     bundle = Bundle.open(path)

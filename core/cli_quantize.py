@@ -15,7 +15,6 @@ from .bundle import Bundle, Precision
 from .cli_make import example, json_option, note_progress, threads_option
 from .cli_profile import make_profile
 from .errors import ConfigError
-from .quantize_texts import read_calibration
 
 if TYPE_CHECKING:
     from .cli_search import Search
@@ -179,7 +178,7 @@ def quantize(
         if given
     ]
     if len(asked) != 1:
-        raise ConfigError(
+        raise click.UsageError(
             f"{' and '.join(asked)} exclude each other"
             if asked
             else "say what to make: --precision, --recipe, --profile, --max-size or "
@@ -230,6 +229,7 @@ def quantize(
 
 def _make(search: Search, chosen: list[Recipe], block_size: int | None, *, as_json: bool) -> None:
     from .quantize import quantize as add_variant
+    from .quantize_texts import read_calibration
 
     texts = None
     if any(recipe.needs_calibration for recipe in chosen):
