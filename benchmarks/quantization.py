@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -124,21 +123,15 @@ def gpt2edge(*arguments: object) -> None:
 
 
 def timed(*arguments: object) -> dict[str, float]:
-    """Seconds and peak memory of one command, in a process that has no other child."""
+    """Seconds and peak memory of one command, as memory.py, which has no other child, tells."""
+    words = [sys.executable, str(Path(__file__).with_name("memory.py")), *map(str, arguments)]
+    print("$ gpt2edge", *words[2:], file=sys.stderr, flush=True)
     start = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        try:
-            gpt2edge(*arguments)
-        except subprocess.CalledProcessError:
-            os._exit(1)
-        os._exit(0)
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        sys.exit(f"gpt2edge {' '.join(map(str, arguments))} failed, see above")
-    del usage  # of the fork itself; its child, the command, is in RUSAGE_CHILDREN
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return {"seconds": time.monotonic() - start, "peak_rss_mb": peak * 1024 / 1e6}
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    seconds = time.monotonic() - start
+    print(done.stdout, end="", file=sys.stderr)
+    peak = float(done.stdout.split()[-2])  # "12 s, peak RSS 0.99 GB"
+    return {"seconds": seconds, "peak_rss_mb": 1000 * peak}
 
 
 def original_row(scored: dict[str, Any]) -> list[str]:

@@ -182,6 +182,10 @@ RECIPES: Mapping[str, Recipe] = {
         ),
         _blocks("int8", "blocks of 128, symmetric", 8),
         Recipe(
+            name="int8-fine", weights=WeightFormat(bits=8, block_size=32), layers=_positions(16),
+            about="blocks of 32, positions in float16: half the drift for a twentieth more",
+        ),
+        Recipe(
             name="int8-dynamic", scheme=Scheme.DYNAMIC, weights=WeightFormat(bits=8),
             about="a scale an output channel, activations' scale at run time (ORT's dynamic form)",
         ),
