@@ -177,13 +177,13 @@ def quantize(
         )
         if given
     ]
-    if len(asked) != 1:
+    if not asked:
         raise click.UsageError(
-            f"{' and '.join(asked)} exclude each other"
-            if asked
-            else "say what to make: --precision, --recipe, --profile, --max-size or "
+            "say what to make: --precision, --recipe, --profile, --max-size or "
             "--max-ppl-increase; or --sensitivity"
         )
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked)} exclude each other")
     if profile is not None:
         if block_size is not None:
             raise ConfigError("a profile has no blocks; leave --block-size out")
