@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -110,9 +111,7 @@ def _list(context: click.Context, _option: click.Parameter, asked: bool) -> None
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of drawing the pieces.",
+    help="Of drawing the pieces; default: 0.",
 )
 @click.option("--text", type=_PATH, help="Held-out text that searches measure on.")
 @click.option(
@@ -145,7 +144,7 @@ def quantize(
     block_size: int | None,
     calibration: Path | None,
     samples: int | None,
-    seed: int,
+    seed: int | None,
     text: Path | None,
     max_tokens: int,
     keep_fast: bool,
@@ -166,6 +165,8 @@ def quantize(
     """
     from .cli_search import Search, find_within, show_sensitivity
 
+    if bundle.name in ("", ".."):  # files beside `.` are named after the folder that it is
+        bundle = Path(os.path.abspath(bundle))
     asked = [
         what
         for what, given in (
@@ -189,7 +190,7 @@ def quantize(
             raise ConfigError("a profile has no blocks; leave --block-size out")
         make_profile(
             bundle, profile, sequence=sequence, past=past, name=name, calibration=calibration,
-            samples=samples, seed=seed, as_json=as_json,
+            samples=samples, seed=seed or 0, as_json=as_json,
         )  # fmt: skip
         return
     if past is not None or sequence != 1:
@@ -233,8 +234,9 @@ def _make(search: Search, chosen: list[Recipe], block_size: int | None, *, as_js
 
     texts = None
     if any(recipe.needs_calibration for recipe in chosen):
+        samples, seed = _drawn_as(chosen, search)
         texts = read_calibration(
-            Bundle.open(search.bundle), search.calibration, samples=search.samples, seed=search.seed
+            Bundle.open(search.bundle), search.calibration, samples=samples, seed=seed
         )
     reports = []
     for recipe in chosen:
@@ -248,6 +250,15 @@ def _make(search: Search, chosen: list[Recipe], block_size: int | None, *, as_js
             click.echo(described(report))
     if as_json:
         click.echo(json.dumps([report.to_dict() for report in reports]))
+
+
+def _drawn_as(chosen: list[Recipe], search: Search) -> tuple[int | None, int]:
+    """Samples and seed: as asked for, else as the one recipe says that it was made."""
+    made = [recipe.calibration for recipe in chosen if recipe.calibration]
+    facts = made[0] if len(made) == 1 else {}
+    samples = search.samples or facts.get("samples")
+    seed = facts.get("seed", 0) if search.seed is None else search.seed
+    return (None if samples is None else int(samples)), int(seed)
 
 
 def described(report: QuantizeReport) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +14,9 @@ import click
 
 from .bundle import Bundle
 from .cli_make import note_progress
+from .cli_report import check_outputs
 from .errors import BudgetNotMet, ConfigError
-from .files import check_writable, write_file
+from .files import write_file
 from .quantize_texts import TextTokens, read_calibration, read_held_out
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ class Search:
     bundle: Path
     calibration: Path | None
     samples: int | None
-    seed: int
+    seed: int | None
     text: Path | None
     max_tokens: int
     work: Path | None
@@ -40,6 +44,7 @@ def show_sensitivity(
     search: Search, block_size: int | None, picture: Path | None, *, as_json: bool
 ) -> None:
     """Print a row a matrix, the most sensitive first, and draw them."""
+    from .evals.report import finite
     from .evals.sensitivity_report import draw_sensitivity, sensitivity_table
     from .quantize.recipe import WeightFormat
     from .quantize.sensitivity import sensitivities
@@ -47,7 +52,7 @@ def show_sensitivity(
     if picture is not None:
         import matplotlib  # noqa: F401 (here, so that its absence is no surprise at the end)
 
-        check_writable(picture)
+        check_free_of_inputs(search, {"--picture": picture})
     bundle = Bundle.open(search.bundle)
     held_out = read_held_out(bundle, search.text, max_tokens=search.max_tokens)
     trials = _open_trials(search, bundle, held_out)
@@ -57,7 +62,7 @@ def show_sensitivity(
     if picture is not None:
         draw_sensitivity(found, picture)
     if as_json:
-        rows = [row.to_dict() for row in found]
+        rows = [finite(row.to_dict()) for row in found]
         click.echo(
             json.dumps({"format": chosen.to_dict(), "text": _facts(held_out), "weights": rows})
         )
@@ -78,6 +83,7 @@ def find_within(
     as_json: bool,
 ) -> None:
     """Choose formats that hold the budget, make the variant, and write its recipe."""
+    from .evals.report import finite
     from .quantize import RECIPES, Recipe, find_recipe, to_toml
     from .quantize import quantize as add_variant
     from .quantize.options import measure_options
@@ -88,10 +94,10 @@ def find_within(
     if called in RECIPES:
         raise ConfigError(f"--name {called} is a named recipe's; give the search's another")
     Recipe(name=called)  # raises for what cannot be a variant's name, before anything is measured
-    target = recipe_file or bundle.path.with_name(f"{bundle.path.resolve().name}-{called}.toml")
-    check_writable(target)
+    target = (recipe_file or beside(bundle.path, f"-{called}.toml")).absolute()
+    check_free_of_inputs(search, {"--recipe-file": target})
     calibration = read_calibration(
-        bundle, search.calibration, samples=search.samples, seed=search.seed
+        bundle, search.calibration, samples=search.samples, seed=search.seed or 0
     )
     held_out = read_held_out(bundle, search.text, max_tokens=search.max_tokens)
     trials = _open_trials(search, bundle, held_out, calibration.facts())
@@ -108,14 +114,16 @@ def find_within(
             f"{report.size_bytes / 1e6:.2f} MB; " + _drift_line(found),
             f"measured on {len(held_out.ids):,} tokens of {held_out.source} "
             f"(sha256 {held_out.sha256[:16]})",
-            f"gpt2edge quantize BUNDLE --recipe {target.name} makes the same bytes again",
+            f"gpt2edge quantize BUNDLE --recipe {shlex.quote(target.name)}"
+            + _with_calibration(search)
+            + " makes the same bytes again",
         ]
     )
     write_file(target, to_toml(recipe, comment))
     find_recipe(target)  # what was written can be read
     if as_json:
         facts: dict[str, Any] = {
-            **report.to_dict(), "drift": found.drift.to_dict(), "trials": found.trials,
+            **report.to_dict(), "drift": finite(found.drift.to_dict()), "trials": found.trials,
             "text": _facts(held_out), "recipe_file": str(target),
         }  # fmt: skip
         click.echo(json.dumps(facts))
@@ -124,6 +132,36 @@ def find_within(
     for line in _choice_lines(found):
         click.echo(f"  {line}")
     click.echo(f"recipe: {target}")
+
+
+def beside(bundle: Path, ending: str) -> Path:
+    """A file next to the bundle's folder, called after it; also of `.`."""
+    whole = Path(os.path.abspath(bundle))
+    return whole.with_name(whole.name + ending)
+
+
+def trials_path(search: Search, *, of_budget: bool) -> Path:
+    """Where measured trials are remembered."""
+    usual = ".trials.json" if of_budget else ".trials.sensitivity.json"
+    return (search.work or beside(search.bundle, usual)).absolute()
+
+
+def check_free_of_inputs(search: Search, outputs: dict[str, Path]) -> None:
+    """Raise ConfigError where an output would replace an input, another output, or a part of the
+    bundle."""
+    work = trials_path(search, of_budget="--recipe-file" in outputs)
+    written = {**outputs, "--work": work}
+    bundle = os.path.realpath(search.bundle)
+    for option, path in written.items():
+        if os.path.commonpath([bundle, os.path.realpath(path)]) == bundle:
+            raise ConfigError(f"{option} {path}: lies in the bundle; choose a place outside of it")
+    texts = (path for path in (search.calibration, search.text) if path is not None)
+    check_outputs(written, texts)
+
+
+def _with_calibration(search: Search) -> str:
+    text = search.calibration
+    return "" if text is None else f" --calibration {shlex.quote(str(text))}"
 
 
 def _find(
@@ -165,9 +203,7 @@ def _open_trials(
         "calibration": calibration,
         "versions": tool_versions(),
     }
-    path = search.work or bundle.path.with_name(f"{bundle.path.resolve().name}.trials.json")
-    if calibration is None and search.work is None:
-        path = path.with_suffix(".sensitivity.json")
+    path = trials_path(search, of_budget=calibration is not None)
     session = open_graph(bundle.file(original.model), threads=search.threads)
     measured = HeldOut(
         held_out.ids, last_logits(session, bundle.spec(original)), bundle.config.vocab_size,
@@ -184,9 +220,13 @@ def _facts(held_out: TextTokens) -> dict[str, Any]:
 
 def _drift_line(found: Found) -> str:
     drift = asdict(found.drift)
+    high = drift["ppl_high"]
+    most = (
+        f"at most {100 * (high - 1):+.3f}%" if math.isfinite(high) else "text too short to be sure"
+    )
     return (
-        f"perplexity {100 * (drift['ppl_ratio'] - 1):+.3f}% (at most "
-        f"{100 * (drift['ppl_high'] - 1):+.3f}%), mean KL {drift['mean_kl_nats']:.2e}, "
+        f"perplexity {100 * (drift['ppl_ratio'] - 1):+.3f}% ({most}), "
+        f"mean KL {drift['mean_kl_nats']:.2e}, "
         f"top-1 {100 * drift['top1_agreement']:.2f}%"
     )
 

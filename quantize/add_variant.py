@@ -159,8 +159,9 @@ def _chosen(
         if recipe.calibration.get(key, facts[key]) != facts[key]:
             raise QuantizeError(
                 f"recipe {recipe.name} was made with another calibration text: {key} "
-                f"{recipe.calibration[key]}, this is {facts[key]}; give that text, or delete "
-                "[calibration] from the recipe"
+                f"{recipe.calibration[key]}, this is {facts[key]}; give what it was made with as "
+                f"--calibration ({recipe.calibration.get('text', 'unknown')}), --samples and "
+                "--seed, or delete [calibration] from the recipe"
             )
     return replace(recipe, calibration=facts)
 

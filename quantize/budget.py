@@ -6,10 +6,11 @@ on the held-out text, with the graph that the recipe makes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from ..errors import BudgetNotMet
+from ..errors import BudgetNotMet, QuantizeError
 from .frontier import Assignment, frontier, size_of
 from .knapsack import best_within
 from .options import Options
@@ -116,8 +117,13 @@ def least_size(
         return drift.ppl_high <= 1 + max_ppl_increase
 
     drifts: dict[int, TextDrift] = {len(line) - 1: search.drift(_formats(line[-1]))}
-    if not holds(drifts[len(line) - 1]):
-        best = drifts[len(line) - 1]
+    best = drifts[len(line) - 1]
+    if math.isinf(best.ppl_high) and math.isfinite(best.ppl_ratio):
+        raise QuantizeError(
+            "the held-out text is too short to say how sure a perplexity is; give a longer --text, "
+            "or a larger --max-tokens"
+        )
+    if not holds(best):
         raise BudgetNotMet(
             f"perplexity may grow by {max_ppl_increase:.2%}; the best that can be reached is "
             f"{best.ppl_ratio - 1:+.2%}, at most {best.ppl_high - 1:.2%} as far as the text tells"

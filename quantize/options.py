@@ -12,7 +12,7 @@ from .blocks import BlockWeights, dequantize_blocks
 from .calibrate import Calibration, gram_groups
 from .frontier import Offer
 from .gptq import output_error
-from .recipe import POSITIONS, WeightFormat
+from .recipe import WeightFormat
 from .round_weights import RoundedWeights, round_matrix
 from .rounding import Floats, Rounding
 from .trial import TextDrift, Trials
@@ -65,7 +65,8 @@ def measure_options(
 
     Each matrix is tried alone in 4 and in 8 bits. With 8 the error of the weights is next to none,
     and the drift is that of int8 activations; what 4 bits add is scaled to other formats by their
-    output error trace(D G D'). The position table, a thousandth of all, is in 8 bits throughout.
+    output error trace(D G D'). Tables that are only gathered from have no Gram matrix: each of
+    their formats is tried.
     """
     model = load_graph(trials.path)
     matrices = find_matrices(model.graph)
@@ -79,9 +80,8 @@ def measure_options(
     offers: dict[str, list[Offer[WeightFormat]]] = {}
     for name, matrix in matrices.items():
         if not matrix.multiplied:
-            chosen = WeightFormat(bits=8 if name == POSITIONS else 4)
-            blocks[name, chosen] = round_matrix(matrix, chosen, None)
-            offers[name] = [Offer(chosen, size_bytes(blocks[name, chosen]), 0.0)]
+            progress(f"{len(offers) + 1} of {len(matrices)}: {name}")
+            offers[name] = _table_offers(trials, matrices, name, blocks)
     for group, grams in zip(
         groups, gram_groups(trials.path, spec, calibration, groups, progress), strict=True
     ):
@@ -89,6 +89,35 @@ def measure_options(
             progress(f"{len(offers) + 1} of {len(matrices)}: {name}")
             offers[name] = _offers(trials, matrices, name, grams[name], rounding, blocks)
     return Options(matrices, {name: offers[name] for name in matrices}, blocks)
+
+
+def _table_offers(
+    trials: Trials,
+    matrices: Mapping[str, Matrix],
+    name: str,
+    blocks: dict[tuple[str, WeightFormat], BlockWeights],
+) -> list[Offer[WeightFormat]]:
+    """Of positions, and of an embedding that is not the head: 4 and 8 bits as measured, float16."""
+    found = []
+    for chosen in (WeightFormat(bits=4), WeightFormat(bits=8)):
+        made = blocks[name, chosen] = round_matrix(matrices[name], chosen, None)
+        drift = _alone(trials, matrices, name, chosen, made).mean_kl_nats
+        found.append(Offer(chosen, size_bytes(made), drift))
+    half = int(np.prod(matrices[name].shape)) * 2
+    return [*found, Offer(WeightFormat(bits=16), half, 0.0)]
+
+
+def _alone(
+    trials: Trials,
+    matrices: Mapping[str, Matrix],
+    name: str,
+    chosen: WeightFormat,
+    blocks: BlockWeights,
+) -> TextDrift:
+    """The drift of one matrix rounded and all others as they were."""
+    formats = dict.fromkeys(matrices, KEPT) | {name: chosen}
+    made = RoundedWeights(blocks={name: blocks})
+    return trials.drift(f"{name} alone {chosen.to_dict()}", lambda: made, formats)
 
 
 def _offers(
@@ -112,13 +141,11 @@ def _offers(
         blocks[name, chosen] = made
         errors[chosen] = output_error(rows, dequantize_blocks(made), gram)
 
-    def alone(chosen: WeightFormat) -> TextDrift:
-        formats = dict.fromkeys(matrices, KEPT) | {name: chosen}
-        made = RoundedWeights(blocks={name: blocks[name, chosen]})
-        return trials.drift(f"{name} alone {chosen.to_dict()}", lambda: made, formats)
-
-    floor = alone(eight).mean_kl_nats
-    added = max(0.0, alone(reference).mean_kl_nats - floor)
+    floor, four = (
+        _alone(trials, matrices, name, chosen, blocks[name, chosen]).mean_kl_nats
+        for chosen in (eight, reference)
+    )
+    added = max(0.0, four - floor)
     each = added / errors[reference] if errors[reference] > 0 else 0.0
     found = [
         Offer(chosen, size_bytes(blocks[name, chosen]), floor + each * error)

@@ -80,7 +80,8 @@ def test_a_searchs_recipe_makes_the_same_bytes_again(
     facts = json.loads(out)
     assert facts["size_bytes"] <= 130_000
     other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
-    code, _, err = run(capsys, "quantize", other, "--recipe", facts["recipe_file"], "--samples", 8)
+    # Samples and seed are the recipe's where none are given.
+    code, _, err = run(capsys, "quantize", other, "--recipe", facts["recipe_file"])
     assert code == 0, err
     for name in ("model_least-drift.onnx", "model_least-drift.onnx_data"):
         assert (other / "onnx" / name).read_bytes() == (bundle / "onnx" / name).read_bytes()
@@ -103,3 +104,45 @@ def test_sensitivity_is_a_table_json_and_a_picture(
     assert kinds == {
         "qkv", "attention output", "MLP in", "MLP out", "embedding", "head", "positions",
     }  # fmt: skip
+
+
+def test_no_output_replaces_what_is_read_or_lies_in_the_bundle(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The import statement binds names. " * 400)
+    before = {path: path.read_bytes() for path in (text, bundle / "manifest.json")}
+    search = ("--max-size", "130KB", *SMALL)
+    for words, message in (
+        (["--sensitivity", "--text", text, "--picture", text], "would replace a file that is read"),
+        ([*search, "--text", text, "--recipe-file", text], "would replace a file that is read"),
+        ([*search, "--calibration", text, "--recipe-file", text], "would replace a file that is"),
+        (["--sensitivity", "--picture", bundle / "manifest.json"], "lies in the bundle"),
+        ([*search, "--recipe-file", bundle / "onnx" / "model.onnx"], "lies in the bundle"),
+        ([*search, "--work", tmp_path / "x", "--recipe-file", tmp_path / "x"], "choose another"),
+    ):
+        code, _, err = run(capsys, "quantize", bundle, *words)
+        assert code == 2, words
+        assert message in err
+        assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_search_from_within_the_bundle_writes_its_recipe_beside_it(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle)
+    code, _, err = run(capsys, "quantize", ".", "--max-size", "130KB", *SMALL)
+    assert code == 0, err
+    assert (bundle.parent / "bundle-least-drift.toml").exists()
+
+
+def test_a_text_too_short_for_an_interval_is_said(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--samples", 8, "--max-tokens", 300)
+    code, _, err = run(capsys, "quantize", bundle, "--max-ppl-increase", "50%", *few)
+    assert code == 2
+    assert "too short" in err
+    code, out, _ = run(capsys, "quantize", bundle, "--max-size", "130KB", *few, "--json")
+    assert code == 0
+    assert json.loads(out, parse_constant=pytest.fail)["drift"]["ppl_high"] is None
