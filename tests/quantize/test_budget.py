@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from gpt2edge import Bundle
 from gpt2edge.errors import BudgetNotMet, QuantizeError
 from gpt2edge.evals.held_out import HeldOut
+from gpt2edge.export import export_bundle
+from gpt2edge.model import Checkpoint
 from gpt2edge.quantize import Calibration, Rounding, quantize, read_recipe, to_toml
 from gpt2edge.quantize.budget import least_drift, least_size
 from gpt2edge.quantize.frontier import frontier, size_of
@@ -116,3 +119,30 @@ def test_other_facts_begin_anew_and_a_broken_log_is_refused(tmp_path: Path) -> N
         path.write_text(text)
         with pytest.raises(QuantizeError, match=r"trials\.json"):
             TrialLog.open(path, {"text": "a"})
+
+
+def test_an_embedding_that_is_not_the_head_is_measured_too(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    """A search within int8's size is no worse than int8."""
+    checkpoint = make_checkpoint(tie_word_embeddings=False)
+    export_bundle(checkpoint, tmp_path / "bundle")
+    bundle = Bundle.open(tmp_path / "bundle")
+    original = bundle.variant("fp32")
+    ids = np.random.default_rng(1).integers(0, bundle.config.vocab_size, 800)
+    session = open_graph(bundle.file(original.model), threads=1)
+    held_out = HeldOut(
+        ids, last_logits(session, bundle.spec(original)), bundle.config.vocab_size, window=64
+    )
+    trials = Trials(bundle, held_out.measure, TrialLog.open(None, {}), threads=1)
+    calibration = Calibration(ids.reshape(25, 32), "ids", "0", 0)
+    options = measure_options(trials, calibration, rounding=Rounding.SEARCH)
+    assert {offer.key.bits for offer in options.offers["wte.weight"]} == {4, 8, 16}
+    size = quantize(bundle, "int8").size_bytes
+    bundle = Bundle.open(bundle.path)
+    eight = bundle.variant("int8")
+    session = open_graph(bundle.file(eight.model), threads=1)
+    plain = held_out.measure(last_logits(session, bundle.spec(eight)))
+    overhead = overhead_bytes(bundle, options)
+    found = least_drift(trials, options, max_bytes=size + 9000, overhead=overhead, name="x")
+    assert found.drift.mean_kl_nats <= plain.mean_kl_nats
