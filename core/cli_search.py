@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ def find_within(
 ) -> None:
     """Choose formats that hold the budget, make the variant, and write its recipe."""
     from .evals.report import finite
-    from .quantize import RECIPES, Recipe, find_recipe, to_toml
+    from .quantize import RECIPES, Recipe, to_toml
     from .quantize import quantize as add_variant
     from .quantize.options import measure_options
     from .quantize.overhead import overhead_bytes
@@ -108,7 +108,6 @@ def find_within(
     note_progress("")
     if max_size is not None and report.size_bytes > max_size:
         raise BudgetNotMet(f"the variant came out at {report.size_bytes:,} bytes, above the budget")
-    recipe = replace(report.recipe, name=called)
     comment = "\n".join(
         [
             f"{report.size_bytes / 1e6:.2f} MB; " + _drift_line(found),
@@ -119,8 +118,7 @@ def find_within(
             + " makes the same bytes again",
         ]
     )
-    write_file(target, to_toml(recipe, comment))
-    find_recipe(target)  # what was written can be read
+    write_file(target, to_toml(report.recipe, comment))
     if as_json:
         facts: dict[str, Any] = {
             **report.to_dict(), "drift": finite(found.drift.to_dict()), "trials": found.trials,
@@ -135,9 +133,8 @@ def find_within(
 
 
 def beside(bundle: Path, ending: str) -> Path:
-    """A file next to the bundle's folder, called after it; also of `.`."""
-    whole = Path(os.path.abspath(bundle))
-    return whole.with_name(whole.name + ending)
+    """A file next to the bundle's folder, called after it."""
+    return bundle.with_name(bundle.name + ending)
 
 
 def trials_path(search: Search, *, of_budget: bool) -> Path:
@@ -219,15 +216,15 @@ def _facts(held_out: TextTokens) -> dict[str, Any]:
 
 
 def _drift_line(found: Found) -> str:
-    drift = asdict(found.drift)
-    high = drift["ppl_high"]
+    drift = found.drift
+    high = drift.ppl_high
     most = (
         f"at most {100 * (high - 1):+.3f}%" if math.isfinite(high) else "text too short to be sure"
     )
     return (
-        f"perplexity {100 * (drift['ppl_ratio'] - 1):+.3f}% ({most}), "
-        f"mean KL {drift['mean_kl_nats']:.2e}, "
-        f"top-1 {100 * drift['top1_agreement']:.2f}%"
+        f"perplexity {100 * (drift.ppl_ratio - 1):+.3f}% ({most}), "
+        f"mean KL {drift.mean_kl_nats:.2e}, "
+        f"top-1 {100 * drift.top1_agreement:.2f}%"
     )
 
 

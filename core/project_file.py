@@ -13,8 +13,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 from .errors import ConfigError
 from .files import quoted
+from .toml_file import read_toml
 
 PROJECT_FILE = "gpt2edge.toml"
 
@@ -45,19 +44,11 @@ def read_project(path: Path | None) -> Project:
         path = Path(PROJECT_FILE)
         if not path.exists():
             return Project()
-    try:
-        raw = path.read_bytes()
-        data = tomllib.loads(raw.decode("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except OSError as reason:
-        raise ConfigError(f"{path}: cannot be read: {reason.strerror}") from None
-    except (ValueError, RecursionError) as reason:
-        raise ConfigError(f"{path}: not TOML: {reason}") from None
+    data, sha256 = read_toml(path)
     asked = _table(path, _table(path, data, "eval", ""), "thresholds", "eval.")
     return Project(
         path=path,
-        sha256=hashlib.sha256(raw).hexdigest(),
+        sha256=sha256,
         thresholds={name: _limit(path, name, value) for name, value in asked.items()},
     )
 

@@ -89,6 +89,15 @@ def constant(graph: ir.Graph, name: str, data: object, dtype: type[np.generic]) 
     return add_initializer(graph, name, ir.Tensor(np.asarray(data, dtype=dtype), name=name))
 
 
+def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Let `new` stand for `old` everywhere, its name included where the graph promises it."""
+    if old.is_graph_output():
+        position = list(graph.outputs).index(old)
+        new.name, old.name = old.name, f"{old.name}/replaced"
+        graph.outputs[position] = new
+    ir.convenience.replace_all_uses_with(old, new)
+
+
 def drop_unused(model: ir.Model) -> None:
     """Remove nodes and initializers that no output needs; graph inputs stay."""
     outputs = set(model.graph.outputs)

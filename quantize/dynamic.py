@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from ..export.onnx_file import add_initializer, drop_unused
 from .blocks import check_finite
-from .integer import MICROSOFT, Tensors, take_place
+from .integer import MICROSOFT, Tensors, biased_output, take_place
 from .rounding import Floats, inverse
 
 
@@ -37,12 +37,9 @@ def put_dynamic(model: ir.Model, names: Iterable[str]) -> Tensors:
         for key, array in ((f"{name}_int8", integers), (f"{name}_scales", scales)):
             tensors[key] = ir.Tensor(array, name=key)
             inputs.append(add_initializer(graph, key, tensors[key]))
-        output = node.outputs[0]
-        users = [use.node for use in output.uses()]
-        added = users[0].inputs[1] if len(users) == 1 and users[0].op_type == "Add" else None
-        if added is not None and added.is_initializer():
-            inputs += [None, added]
-            output = users[0].outputs[0]
+        output, bias = biased_output(node)
+        if bias is not None:
+            inputs += [None, bias]
         new = ir.node(
             "DynamicQuantizeMatMul", inputs, domain=MICROSOFT,
             name=f"{str(node.name).rsplit('/', 1)[0]}/DynamicQuantizeMatMul",

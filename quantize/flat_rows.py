@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from ..errors import FusionError
-from ..export.onnx_file import constant, drop_unused
+from ..export.onnx_file import constant, drop_unused, replace_value
 from ..spec import INPUT_IDS, POSITION_IDS
 
 
@@ -110,11 +110,7 @@ def replace(old: ir.Node, value: ir.Value) -> None:
         raise FusionError(f"{old.name}: is in no graph")
     if output.type is not None:
         value.type, value.shape = output.type, output.shape
-    if output.is_graph_output():
-        position = list(graph.outputs).index(output)
-        value.name, output.name = output.name, f"{output.name}/replaced"
-        graph.outputs[position] = value
-    ir.convenience.replace_all_uses_with(output, value)
+    replace_value(graph, output, value)
     graph.remove(old, safe=True)
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ..errors import QuantizeError
 from ..spec import LOGITS
+from .half_weights import to_float16_weights
 
 _HALF = frozenset({"MatMul", "Gemm", "Add", "GroupQueryAttention", "FastGelu", "Gather"})
 _FULL = frozenset({"SkipLayerNormalization"})
@@ -62,16 +62,10 @@ def _narrow_weights(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
         if all(use.node.op_type in _FULL for use in value.uses()):
             tensors[name] = ir.Tensor(tensor.numpy().copy(), name=name)
             continue
-        with np.errstate(over="ignore"):
-            half = tensor.numpy().astype(np.float16)
         if name == _LOWEST:
             half = np.asarray(np.finfo(np.float16).min)
-        if not np.isfinite(half).all():
-            bad = int(half.size - np.isfinite(half).sum())
-            raise QuantizeError(
-                f"{name}: {bad} weights are NaN, infinite or beyond float16's 65504; "
-                "nothing was written"
-            )
+        else:
+            half = to_float16_weights(tensor.numpy(), name)
         value.const_value = tensors[name] = ir.Tensor(half, name=name)
         value.dtype = ir.DataType.FLOAT16
     return tensors

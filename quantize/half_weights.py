@@ -8,12 +8,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import QuantizeError
 from ..export.onnx_file import add_initializer, drop_unused
-from .integer import Tensors
+from .integer import Tensors, widened
 from .rounding import Floats
+
+
+def to_float16_weights(array: Floats, name: str) -> npt.NDArray[np.float16]:
+    """The weight in half precision; raises QuantizeError where a number does not fit into it."""
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        bad = int(half.size - np.isfinite(half).sum())
+        raise QuantizeError(
+            f"{name}: {bad} weights are NaN, infinite or beyond float16's 65504; "
+            "nothing was written"
+        )
+    return half
 
 
 def put_half(model: ir.Model, arrays: Mapping[str, Floats]) -> Tensors:
@@ -21,21 +35,9 @@ def put_half(model: ir.Model, arrays: Mapping[str, Floats]) -> Tensors:
     graph = model.graph
     tensors: Tensors = {}
     for name, array in arrays.items():
-        with np.errstate(over="ignore"):
-            half = array.astype(np.float16)
-        if not np.isfinite(half).all():
-            bad = int(half.size - np.isfinite(half).sum())
-            raise QuantizeError(
-                f"{name}: {bad} weights are NaN, infinite or beyond float16's 65504; "
-                "nothing was written"
-            )
         key = f"{name}_float16"
-        tensors[key] = ir.Tensor(half, name=key)
-        stored = add_initializer(graph, key, tensors[key])
-        cast = ir.node("Cast", [stored], attributes={"to": ir.DataType.FLOAT}, name=f"{key}/Cast")
-        wide = cast.outputs[0]
-        wide.name, wide.shape, wide.dtype = f"{name}_float32", stored.shape, ir.DataType.FLOAT
-        graph.insert_before(graph[0], cast)
+        tensors[key] = ir.Tensor(to_float16_weights(array, name), name=key)
+        wide = widened(graph, add_initializer(graph, key, tensors[key]), f"{name}_float32")
         ir.convenience.replace_all_uses_with(graph.initializers[name], wide)
     drop_unused(model)
     return tensors

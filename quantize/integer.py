@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..errors import QuantizeError
-from ..export.onnx_file import add_initializer, constant, drop_unused
+from ..export.onnx_file import add_initializer, constant, drop_unused, replace_value
 from .blocks import BlockWeights
 
 MICROSOFT = "com.microsoft"
@@ -101,11 +101,7 @@ class _Table:
         users = [use.node for use in stored.uses() if use.node.op_type == "Cast"]
         if users:
             return users[0].outputs[0]
-        cast = ir.node("Cast", [stored], attributes={"to": ir.DataType.FLOAT}, name=f"{name}/Cast")
-        wide = cast.outputs[0]
-        wide.name, wide.shape, wide.dtype = f"{name}_float32", stored.shape, ir.DataType.FLOAT
-        self.graph.insert_before(self.graph[0], cast)
-        return wide
+        return widened(self.graph, stored, f"{name}_float32")
 
     def _initializer(self, name: str, array: Array) -> ir.Value:
         if name not in self.graph.initializers:
@@ -116,10 +112,7 @@ class _Table:
 
 
 def _replace_matmul(table: _Table, node: ir.Node) -> None:
-    output, bias = node.outputs[0], None
-    users = [use.node for use in output.uses()]
-    if len(users) == 1 and users[0].op_type == "Add" and _is_weight(users[0].inputs[1]):
-        bias, output = users[0].inputs[1], users[0].outputs[0]
+    output, bias = biased_output(node)
     _insert_matmul(table, node, node.inputs[0], bias, output)
 
 
@@ -194,16 +187,31 @@ def _insert_matmul(
 
 
 def take_place(graph: ir.Graph, old: ir.Node, nodes: list[ir.Node], output: ir.Value) -> None:
-    """Put `nodes` before `old`; the last one's output replaces `output`, its name included where
-    the graph promises it."""
+    """Put `nodes` before `old`; the last one's output replaces `output`."""
     graph.insert_before(old, nodes)
     new = nodes[-1].outputs[0]
     new.shape, new.type = output.shape, output.type
-    if output.is_graph_output():
-        position = list(graph.outputs).index(output)
-        new.name, output.name = output.name, f"{output.name}/replaced"
-        graph.outputs[position] = new
-    ir.convenience.replace_all_uses_with(output, new)
+    replace_value(graph, output, new)
+
+
+def biased_output(matmul: ir.Node) -> tuple[ir.Value, ir.Value | None]:
+    """What a MatMul makes with the bias that is added to it, where one is, and that bias."""
+    output = matmul.outputs[0]
+    users = [use.node for use in output.uses()]
+    if len(users) == 1 and users[0].op_type == "Add" and _is_weight(users[0].inputs[1]):
+        return users[0].outputs[0], users[0].inputs[1]
+    return output, None
+
+
+def widened(graph: ir.Graph, stored: ir.Value, name: str) -> ir.Value:
+    """A float16 initializer as float32, by a Cast at the graph's beginning."""
+    cast = ir.node(
+        "Cast", [stored], attributes={"to": ir.DataType.FLOAT}, name=f"{stored.name}/Cast"
+    )
+    wide = cast.outputs[0]
+    wide.name, wide.shape, wide.dtype = name, stored.shape, ir.DataType.FLOAT
+    graph.insert_before(graph[0], cast)
+    return wide
 
 
 def _is_weight(value: ir.Value | None) -> bool:

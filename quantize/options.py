@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-
-import numpy as np
 
 from ..export.onnx_file import load_graph
 from .blocks import BlockWeights, dequantize_blocks
@@ -15,12 +14,11 @@ from .gptq import output_error
 from .recipe import WeightFormat
 from .round_weights import RoundedWeights, round_matrix
 from .rounding import Floats, Rounding
-from .trial import TextDrift, Trials
+from .trial import Trials
 from .weights import Matrix, find_matrices, layer_groups
 
 REFERENCE = WeightFormat(bits=4, block_size=32, rounding=Rounding.SEARCH)
 """What each matrix's drift is measured with; other formats are scaled from it."""
-KEPT = WeightFormat(bits=32)
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Options:
 
 
 def formats_for(matrix: Matrix, rounding: Rounding) -> list[WeightFormat]:
-    """4 bits in blocks of 32 to 128, with and without zero points, 8 bits, and float16."""
+    """4 bits in blocks of 32 to 128, with and without zero points, and 8 bits."""
     width = matrix.shape[1]
     found = [
         WeightFormat(bits=4, block_size=block, rounding=rounding, symmetric=symmetric)
@@ -51,7 +49,7 @@ def formats_for(matrix: Matrix, rounding: Rounding) -> list[WeightFormat]:
         for symmetric in ((True,) if matrix.gathered else (True, False))
         if width % block == 0
     ] or [WeightFormat(bits=4, rounding=rounding)]
-    return [*found, WeightFormat(bits=8), WeightFormat(bits=16)]
+    return [*found, WeightFormat(bits=8)]
 
 
 def measure_options(
@@ -101,23 +99,9 @@ def _table_offers(
     found = []
     for chosen in (WeightFormat(bits=4), WeightFormat(bits=8)):
         made = blocks[name, chosen] = round_matrix(matrices[name], chosen, None)
-        drift = _alone(trials, matrices, name, chosen, made).mean_kl_nats
+        drift = _alone_nats(trials, matrices, name, chosen, made)
         found.append(Offer(chosen, size_bytes(made), drift))
-    half = int(np.prod(matrices[name].shape)) * 2
-    return [*found, Offer(WeightFormat(bits=16), half, 0.0)]
-
-
-def _alone(
-    trials: Trials,
-    matrices: Mapping[str, Matrix],
-    name: str,
-    chosen: WeightFormat,
-    blocks: BlockWeights,
-) -> TextDrift:
-    """The drift of one matrix rounded and all others as they were."""
-    formats = dict.fromkeys(matrices, KEPT) | {name: chosen}
-    made = RoundedWeights(blocks={name: blocks})
-    return trials.drift(f"{name} alone {chosen.to_dict()}", lambda: made, formats)
+    return [*found, _half(matrices[name])]
 
 
 def _offers(
@@ -135,14 +119,12 @@ def _offers(
     eight = WeightFormat(bits=8)
     errors = {}
     for chosen in (reference, *formats_for(matrix, rounding)):
-        if chosen.bits > 8:
-            continue
         made = round_matrix(matrix, chosen, gram, rows)
         blocks[name, chosen] = made
         errors[chosen] = output_error(rows, dequantize_blocks(made), gram)
 
     floor, four = (
-        _alone(trials, matrices, name, chosen, blocks[name, chosen]).mean_kl_nats
+        _alone_nats(trials, matrices, name, chosen, blocks[name, chosen])
         for chosen in (eight, reference)
     )
     added = max(0.0, four - floor)
@@ -151,8 +133,22 @@ def _offers(
         Offer(chosen, size_bytes(blocks[name, chosen]), floor + each * error)
         for chosen, error in errors.items()
     ]
-    half = int(np.prod(matrix.shape)) * 2
-    return [*found, Offer(WeightFormat(bits=16), half, 0.0)]
+    return [*found, _half(matrix)]
+
+
+def _alone_nats(
+    trials: Trials,
+    matrices: Mapping[str, Matrix],
+    name: str,
+    chosen: WeightFormat,
+    made: BlockWeights,
+) -> float:
+    """Mean KL of one matrix rounded and all others as they were."""
+    return trials.alone(matrices, name, chosen, lambda: made).mean_kl_nats
+
+
+def _half(matrix: Matrix) -> Offer[WeightFormat]:
+    return Offer(WeightFormat(bits=16), 2 * math.prod(matrix.shape), 0.0)
 
 
 def size_bytes(made: BlockWeights) -> int:

@@ -21,7 +21,6 @@ The same recipe, bundle, text and versions give the same bytes.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError, QuantizeError
 from ..files import quoted
+from ..toml_file import read_toml
 from .recipe import RECIPES, Recipe, Scheme, WeightFormat
 from .rounding import Rounding
 
@@ -49,14 +49,7 @@ def find_recipe(name_or_file: str | Path) -> Recipe:
 
 def read_recipe(path: Path) -> Recipe:
     """Raises ConfigError or QuantizeError naming the file and what is wrong in it."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except OSError as reason:
-        raise ConfigError(f"{path}: cannot be read: {reason.strerror}") from None
-    except (ValueError, RecursionError) as reason:
-        raise ConfigError(f"{path}: not TOML: {reason}") from None
+    data, _ = read_toml(path)
     try:
         return _from_dict(data)
     except (ConfigError, QuantizeError) as reason:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..export.onnx_file import load_graph
 from .recipe import WeightFormat
-from .round_weights import RoundedWeights, round_matrix
+from .round_weights import round_matrix
 from .trial import TextDrift, Trials
 from .weights import KINDS, Matrix, find_matrices
 
@@ -54,17 +55,12 @@ def sensitivities(
     for number, use in enumerate(uses, 1):
         name = use.matrix.name
         progress(f"{number} of {len(uses)}: {name} as {use.kind}")
-        formats = {each: WeightFormat(bits=32) for each in matrices} | {name: chosen}
-
-        def rounded(matrix: Matrix = use.matrix) -> RoundedWeights:
-            return RoundedWeights(blocks={matrix.name: round_matrix(matrix, chosen, None)})
-
-        key = f"{name} {use.only or 'alone'} {chosen.to_dict()}"
+        rounded = partial(round_matrix, use.matrix, chosen, None)
         found.append(
             Sensitivity(
                 name=name, kind=use.kind, layer=use.matrix.layer,
                 parameters=use.matrix.shape[0] * use.matrix.shape[1],
-                drift=trials.drift(key, rounded, formats, only=use.only),
+                drift=trials.alone(matrices, name, chosen, rounded, only=use.only),
             )
         )  # fmt: skip
     return found

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 
 from ..bundle import Bundle, GraphKind, Precision, Variant, changed_bundle
 from ..errors import ParityError, QuantizeError
@@ -84,8 +85,10 @@ def add_static_variant(
     progress("fixing shapes")
     made = make_profile_graph(model, bundle.config, profile, shape, ranges, progress)
     progress("running fp32-portable")
-    calls = [_feeds(bundle, source, shape, seed) for seed in range(_CALLS)]
-    want = [_run(source, bundle, feeds)[0] for feeds in calls]
+    session = open_graph(source)
+    calls = [_feeds(bundle, session, shape, seed) for seed in range(_CALLS)]
+    want = [_run(session, bundle, feeds)[0] for feeds in calls]
+    del session
     quantization: dict[str, Any] = {"profile": profile.name}
     with changed_bundle(bundle) as draft:
         file = draft.new_file(path)
@@ -99,7 +102,9 @@ def add_static_variant(
         opset = {domain or "ai.onnx": v for domain, v in model.opset_imports.items()}
         del model, made
         progress("comparing with fp32-portable")
-        got = [_run(file, bundle, feeds)[0] for feeds in calls]
+        session = open_graph(file)
+        got = [_run(session, bundle, feeds)[0] for feeds in calls]
+        del session
         probe = compare_logits(np.concatenate(want), np.concatenate(got), name)
         if profile.qdq is None and not probe.max_abs_logit_diff <= FLOAT_TOLERANCE * max(
             1.0, *(float(np.abs(logits).max()) for logits in want)
@@ -156,7 +161,7 @@ def _ranges(
 
 
 def _feeds(
-    bundle: Bundle, source: Path, shape: StaticShape, seed: int
+    bundle: Bundle, session: ort.InferenceSession, shape: StaticShape, seed: int
 ) -> dict[str, npt.NDArray[np.generic]]:
     """A call on random ids after a real past, some of whose slots hold nothing."""
     config = bundle.config
@@ -172,7 +177,7 @@ def _feeds(
         **dict.fromkeys(past_names(config.n_layer), empty),
     }
     hole = np.zeros((shape.batch, config.n_head, masked, config.head_dim), np.float32)
-    cache = [np.concatenate((hole, made), axis=2) for made in _run(source, bundle, before)[1:]]
+    cache = [np.concatenate((hole, made), axis=2) for made in _run(session, bundle, before)[1:]]
     mask = np.ones((shape.batch, shape.total), np.int64)
     mask[:, :masked] = 0
     positions = np.arange(known, known + shape.sequence)
@@ -184,8 +189,9 @@ def _feeds(
     }
 
 
-def _run(graph: Path, bundle: Bundle, feeds: dict[str, npt.NDArray[np.generic]]) -> list[Floats]:
+def _run(
+    session: ort.InferenceSession, bundle: Bundle, feeds: dict[str, npt.NDArray[np.generic]]
+) -> list[Floats]:
     """Logits, then the present cache."""
-    names = [LOGITS, *present_names(bundle.config.n_layer)]
-    made: list[Floats] = open_graph(graph).run(names, feeds)
+    made: list[Floats] = session.run([LOGITS, *present_names(bundle.config.n_layer)], feeds)
     return made

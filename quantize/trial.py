@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..bundle import Bundle
 from ..export.onnx_file import load_graph
 from .add_variant import source_variant
+from .blocks import BlockWeights
 from .convert import put_rounded
 from .recipe import WeightFormat
 from .round_weights import RoundedWeights
@@ -47,6 +48,22 @@ class Trials:
     @property
     def path(self) -> Path:
         return self.bundle.file(source_variant(self.bundle).model)
+
+    def alone(
+        self,
+        matrices: Iterable[str],
+        name: str,
+        chosen: WeightFormat,
+        blocks: Callable[[], BlockWeights],
+        *,
+        only: str | None = None,
+    ) -> TextDrift:
+        """Of the matrix `name` as `blocks` rounds it, all others left as they are."""
+        formats = dict.fromkeys(matrices, WeightFormat(bits=32)) | {name: chosen}
+        return self.drift(
+            f"{name} {only or 'alone'} {chosen.to_dict()}",
+            lambda: RoundedWeights(blocks={name: blocks()}), formats, only=only,
+        )  # fmt: skip
 
     def drift(
         self,
