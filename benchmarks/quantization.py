@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ from gpt2edge.runtime import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADS = (
-    "variant", "MB", "perplexity", "ppl +%", "mean KL", "p99 KL", "top-1 %", "LAMBADA %", "s",
-    "peak RSS MB",
+    "variant", "MB", "perplexity", "ppl +%", "mean KL", "p99 KL", "top-1 %", "LAMBADA %",
+    "LAMBADA ppl", "s", "peak RSS MB",
 )  # fmt: skip
 
 
@@ -135,16 +136,16 @@ def timed(*arguments: object) -> dict[str, float]:
 
 
 def original_row(scored: dict[str, Any]) -> list[str]:
-    accuracy = 100 * scored["lambada"]["accuracy"]
     perplexity = f"{scored['perplexity']['per_token']:.2f}"
-    return ["original", "", perplexity, "", "", "", "", f"{accuracy:.1f}", "", ""]
+    words = last_words(scored["lambada"])
+    return ["original", "", perplexity, "", "", "", "", *words, "", ""]
 
 
 def ours(row: dict[str, Any], costs: dict[str, dict[str, float]]) -> list[str]:
     cost = costs.get(row["name"])
     return cells(
         row["name"], row["size_bytes"], row["scored"]["perplexity"]["per_token"], row["drift"],
-        row["scored"]["lambada"]["accuracy"], cost and cost["seconds"],
+        row["scored"]["lambada"], cost and cost["seconds"],
         cost and cost["peak_rss_mb"],
     )  # fmt: skip
 
@@ -152,7 +153,7 @@ def ours(row: dict[str, Any], costs: dict[str, dict[str, float]]) -> list[str]:
 def llama(row: Row) -> list[str]:
     return cells(
         f"llama.cpp {row.type}", row.file_bytes, per_token(row.tally), row.drift.to_dict(),
-        row.lambada.accuracy if row.lambada else None, row.quantize_s, row.quantize_peak_mb,
+        asdict(row.lambada) if row.lambada else None, row.quantize_s, row.quantize_peak_mb,
     )  # fmt: skip
 
 
@@ -161,7 +162,7 @@ def cells(
     size: int,
     perplexity: float,
     drift: dict[str, float],
-    accuracy: float | None,
+    lambada: Mapping[str, Any] | None,
     seconds: float | None,
     peak: float | None,
 ) -> list[str]:
@@ -169,9 +170,16 @@ def cells(
         name, f"{size / 1e6:.2f}", f"{perplexity:.2f}", f"{100 * (drift['ppl_ratio'] - 1):+.3f}",
         f"{drift['mean_kl_nats']:.2e}", f"{drift['p99_kl_nats']:.1e}",
         f"{100 * drift['top1_agreement']:.2f}",
-        "" if accuracy is None else f"{100 * accuracy:.1f}",
+        *last_words(lambada),
         "" if seconds is None else f"{seconds:.1f}", "" if peak is None else f"{peak:,.0f}",
     ]  # fmt: skip
+
+
+def last_words(scored: Mapping[str, Any] | None) -> list[str]:
+    """Accuracy and perplexity; a model that never says the whole word still has the second."""
+    if scored is None:
+        return ["", ""]
+    return [f"{100 * scored['accuracy']:.1f}", f"{scored['target_perplexity']:.4g}"]
 
 
 if __name__ == "__main__":
