@@ -20,6 +20,7 @@ from .flat_rows import flatten_rows
 from .float16 import to_float16
 from .half_weights import put_half
 from .integer import Tensors, put_blocks
+from .open_norms import open_norms
 from .qdq import StaticRecipe
 from .recipe import Recipe, Scheme, WeightFormat
 from .round_weights import RoundedWeights, round_weights
@@ -66,6 +67,7 @@ def convert(
         )  # fmt: skip
         made = round_weights(model, path, spec, rest, None, progress)
         tensors = put_dynamic(model, columns) | put_rounded(model, made, rest.formats(matrices))
+        open_norms(model)
         return Converted(
             with_kept(model, tensors),
             {"activations": "int8 at run time, a scale a call", **_blocks(made.blocks)},
@@ -74,6 +76,7 @@ def convert(
     formats = recipe.formats(matrices)
     made = round_weights(model, path, spec, recipe, calibration, progress)
     tensors = put_rounded(model, made, formats)
+    open_norms(model)
     settings: dict[str, Any] = {
         "activations": "int8 at run time, a scale a block", **_blocks(made.blocks),
         "symmetric": all(chosen.symmetric for chosen in formats.values()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from ..spec import (
 )
 from .decoder import Decoder
 from .generate import FinishReason, Generation, Limits, Step, check_request, generate_steps
+from .huge_pages import anonymous_regions, start_moving
 from .sampling import SamplingParams
 from .session import device_of, open_session, plain_reason
 from .settings import Settings, split_settings
@@ -49,6 +51,7 @@ def load(
     threads: int | None = None,
     provider_options: Mapping[str, str] | None = None,
     verify: bool = False,
+    huge_pages: bool = True,
 ) -> Model:
     """Open a bundle and one of its variants.
 
@@ -60,6 +63,8 @@ def load(
             faster: threads wait for each other at every operator.
         provider_options: ONNX Runtime's, as {"device_id": "1"} for CUDA.
         verify: compare every file's sha256 with the manifest first.
+        huge_pages: have Linux move the weights to huge pages, in the background: decoding gains a
+            tenth to a third. See `Model.settle`.
 
     Raises BundleError when the bundle cannot be used, ProviderUnavailable, TokenizerError.
 
@@ -76,10 +81,11 @@ def load(
             "graphs of fixed shapes with a batch of 1"
         )
     tokenizer = _open_tokenizer(opened)
+    before = anonymous_regions() if huge_pages else []
     session = open_session(
         opened, variant, provider=provider, threads=threads, provider_options=provider_options
     )
-    return Model(opened, variant, session, tokenizer)
+    return Model(opened, variant, session, tokenizer, start_moving(before))
 
 
 def _open_tokenizer(bundle: Bundle) -> Tokenizer | None:
@@ -106,11 +112,13 @@ class Model:
         variant: Variant,
         session: ort.InferenceSession,
         tokenizer: Tokenizer | None,
+        mover: threading.Thread | None = None,
     ) -> None:
         self.bundle = bundle
         self.variant = variant
         self.tokenizer = tokenizer
         self._session = session
+        self._mover = mover
         self._device = device_of(session)
         self._keeps = any(
             value.name == NUM_LOGITS_TO_KEEP for value in session.get_overridable_initializers()
@@ -135,6 +143,11 @@ class Model:
     def providers(self) -> tuple[str, ...]:
         """ONNX Runtime's names, in the order in which they are asked to run a node."""
         return tuple(self._session.get_providers())
+
+    def settle(self) -> None:
+        """Wait until the weights lie where they stay: for who measures."""
+        if self._mover is not None:
+            self._mover.join()
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a str is a Sequence of str, and comes first

@@ -34,6 +34,8 @@ PROVIDERS: Mapping[str, str] = {
 _CPU = PROVIDERS["cpu"]
 _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16"}
 _LONGEST_REASON = 400
+# The CPU's fused norm is slower than the two operators that it stands for: see open_norms.py.
+_SLOWER_ON_CPU = ["SkipLayerNormFusion"]
 _QUIET = 4  # fatal only: errors come as exceptions, and are told once
 
 
@@ -78,9 +80,12 @@ def open_session(
     if full != _CPU:
         providers.append((_CPU, {}))
     path = bundle.file(variant.model)
+    extra = {"disabled_optimizers": _SLOWER_ON_CPU} if full == _CPU else {}
     try:
         # Without enable_fallback=0 onnxruntime prints to stdout and tries the CPU instead.
-        session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        session = ort.InferenceSession(
+            path, options, providers=providers, enable_fallback=0, **extra
+        )
     except Exception as reason:  # onnxruntime has no base class for its errors
         raise _plain(path, full, reason) from None
     if full not in session.get_providers():
