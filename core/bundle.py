@@ -242,7 +242,6 @@ class BundleDraft:
         (self.path / MANIFEST).unlink(missing_ok=True)
         write_json(self.path / MANIFEST, manifest.to_dict())
 
-
     def _tell_others(self) -> None:
         """Bring what other tools read in step with the variants: see companions.py."""
         config = GPT2Config.from_file(self.path / CONFIG)

@@ -82,7 +82,7 @@ def _by_name(pythons: Sequence[str]) -> dict[str, str]:
     for text in pythons:
         name, _, python = text.partition("=")
         if not name or not python:
-            raise ConfigError(f"--python-for {text}: expected NAME=PYTHON, as genai=venv/bin/python")
+            raise ConfigError(f"--python-for {text}: expected NAME=PYTHON (genai=env/bin/python)")
         found[name] = python
     return found
 

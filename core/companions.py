@@ -1,6 +1,6 @@
 """What other tools read beside a bundle's graphs, kept in step with the variants it holds.
 
-    genai_config.json                       onnxruntime-genai, and lm-evaluation-harness's ONNX models
+    genai_config.json                       onnxruntime-genai; lm-evaluation-harness, for ONNX
     config.json["transformers.js_config"]   transformers.js
 
 Both name one variant as the one to open unasked; the others are reached by name. Formats:

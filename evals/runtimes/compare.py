@@ -16,11 +16,11 @@ from .expected import Expected, until_end
 from .questions import Questions
 
 # Of the largest logit. float32: as `export` allows, for sums of the same numbers in another order.
-# The others round as they run, so that a last bit may tip a rounding: that was seen to cost at
-# most a tenth of this between onnxruntime 1.22 and 1.32 on one machine.
-_RELATIVE = {
-    Precision.FP32: 1e-5, Precision.FP16: 2e-3, Precision.INT8: 2e-2, Precision.INT4: 2e-2,
-}  # fmt: skip
+# Others round as they run. The same onnxruntime, asked the same, rounds alike up to last bits that
+# tip a rounding; from 1.22 to 1.32 a fifth of what is allowed here was seen.
+_EXACT = 1e-5
+_SAME_ENGINE = 1e-3
+_OTHER_ENGINE = {Precision.FP16: 2e-3, Precision.INT8: 2e-2, Precision.INT4: 2e-2}
 _ABSOLUTE = 1e-4
 
 
@@ -40,16 +40,23 @@ class Status(StrEnum):
         return self not in (Status.DIFFERS, Status.FAILED, Status.INCOMPLETE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One runtime on one variant."""
+@dataclass(frozen=True)
+class Place:
+    """Where in the table: a runtime, in one of its modes, and a variant."""
 
     runtime: str
     mode: str
     variant: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One runtime on one variant."""
+
+    place: Place
     status: Status
     largest: float | None = None
-    """The largest difference of a logit in any case."""
+    """The largest difference of a logit in any case; of nats where no logits could be had."""
     tolerance: float | None = None
     cases: Mapping[str, float] | None = None
     """The largest difference by case, log-likelihoods in nats among them."""
@@ -57,12 +64,28 @@ class Cell:
     """What differs, or why nothing was asked, a line each."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "status": str(self.status), "why": list(self.why)}
+        """Without what JSON cannot say: a difference that is no number is null, and told in why."""
+        return {
+            **asdict(self.place),
+            "status": str(self.status),
+            "largest": finite(self.largest),
+            "tolerance": self.tolerance,
+            "cases": {name: finite(value) for name, value in (self.cases or {}).items()},
+            "why": list(self.why),
+        }
 
 
-def tolerance(precision: Precision, expected: Expected) -> float:
-    """How far a logit may be off."""
-    return _ABSOLUTE + _RELATIVE[precision] * expected.largest
+def finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def tolerance(precision: Precision, expected: Expected, *, same_engine: bool) -> float:
+    """How far a logit may be off. same_engine: made by the same version of onnxruntime."""
+    if precision is Precision.FP32:
+        share = _EXACT
+    else:
+        share = _SAME_ENGINE if same_engine else _OTHER_ENGINE[precision]
+    return _ABSOLUTE + share * expected.largest
 
 
 def distance(got: Floats32, wanted: Floats32, where: Any) -> float:
@@ -111,7 +134,7 @@ def _texts(
 
 def compare(
     *,
-    place: Mapping[str, str],
+    place: Place,
     questions: Questions,
     expected: Expected,
     tokenizer: Tokenizer | None,
@@ -120,7 +143,7 @@ def compare(
     answers: Mapping[str, Any],
     arrays: Mapping[str, Floats32],
 ) -> Cell:
-    """The cell at `place` (runtime, mode, variant) for what a worker answered."""
+    """The cell at `place` for what a worker answered."""
     differences = {
         case.name: distance(arrays[case.name], expected.logits[case.name], case.real)
         for case in questions.cases
@@ -139,17 +162,15 @@ def compare(
     if tokenizer is not None and "tokens" in answers:
         why += _texts(answers, questions, expected, tokenizer, 2 * allowed)
     if "nats" in answers:
-        apart = [
-            abs(got - want) for got, want in zip(answers["nats"], expected.nats, strict=True)
-        ]
+        apart = [abs(got - want) for got, want in zip(answers["nats"], expected.nats, strict=True)]
         differences["likelihood"] = max(apart, default=0.0)
         # A continuation has some tokens, each with a logit and a sum over all that may be off.
         if not differences["likelihood"] <= 16 * allowed:
             why.append(f"log-likelihoods differ by {differences['likelihood']:.3g} nats")
-        largest = differences["likelihood"]
+        largest = differences["likelihood"] if largest is None else largest
     return Cell(
-        **place,
-        status=Status.DIFFERS if why else Status.EQUAL,
+        place,
+        Status.DIFFERS if why else Status.EQUAL,
         largest=largest,
         tolerance=allowed,
         cases=differences,
@@ -165,6 +186,9 @@ class Drift:
     """The largest difference of a logit."""
     top1_agreement: float
     """Share of positions with the same likeliest token."""
+
+    def to_dict(self) -> dict[str, float | None]:
+        return {"largest": finite(self.largest), "top1_agreement": self.top1_agreement}
 
 
 def measure_drift(own: Expected, reference: Expected, questions: Questions) -> Drift:

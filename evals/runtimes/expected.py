@@ -33,9 +33,7 @@ class Expected:
         return max(float(np.abs(found).max()) for found in self.logits.values())
 
 
-def answers_of(
-    model: LanguageModel, questions: Questions, tokenizer: Tokenizer | None
-) -> Expected:
+def answers_of(model: LanguageModel, questions: Questions, tokenizer: Tokenizer | None) -> Expected:
     """Ask a model that is made like a variant of ours everything."""
     logits = {}
     for case in questions.cases:

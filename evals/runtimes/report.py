@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..tables import text_table
-from .compare import Cell, Drift, Status
+from .compare import Cell, Drift, Place, Status
 from .systems import SYSTEMS
 
 OWN = "gpt2edge"
@@ -19,13 +19,15 @@ class VerifyReport:
     bundle: str
     against: str
     """What fp32 variants were held against."""
+    original: bool
+    """Whether that is the original in PyTorch."""
     variants: tuple[str, ...]
     systems: tuple[str, ...]
     versions: Mapping[str, Mapping[str, str]]
     """By runtime, of each of its packages that is installed."""
     cells: tuple[Cell, ...]
     drift: Mapping[str, Drift]
-    """Of gpt2edge's own run of each variant."""
+    """Of gpt2edge's own run of each variant, but of those of fixed shapes."""
     texts: bool
     """Whether texts were compared too: there is a tokenizer, and they fit into the window."""
 
@@ -37,6 +39,7 @@ class VerifyReport:
         return {
             **asdict(self),
             "cells": [cell.to_dict() for cell in self.cells],
+            "drift": {name: drift.to_dict() for name, drift in self.drift.items()},
             "passed": self.exit_code == 0,
         }
 
@@ -46,31 +49,34 @@ class VerifyReport:
 
     def _heading(self) -> list[str]:
         return [
-            f"{self.bundle}: largest difference of a logit; fp32 variants from {self.against},",
-            "the others from gpt2edge's own run of the same variant",
+            f"{self.bundle}: the largest difference of a logit (lm-eval: of a log-likelihood),",
+            f"of fp32 variants from {self.against}, of others from gpt2edge's own run of them",
         ]
 
     def _rows(self) -> Iterator[list[str]]:
-        found = {(cell.runtime, cell.mode, cell.variant): cell for cell in self.cells}
-        own = [found.get((OWN, "", name)) for name in self.variants]
+        found = {cell.place: cell for cell in self.cells}
+        own = [found.get(Place(OWN, "", name)) for name in self.variants]
         yield [OWN, "", *(_ITSELF if cell is None else _shown(cell) for cell in own)]
         for name in self.systems:
             system = SYSTEMS[name]
             version = self.versions[name].get(system.packages[0][0], "")
             for mode in system.modes:
-                cells = (found[name, mode, variant] for variant in self.variants)
+                cells = (found[Place(name, mode, variant)] for variant in self.variants)
                 yield [system.row(mode), version, *map(_shown, cells)]
-        drift = [self.drift[name] for name in self.variants]
-        yield [f"{OWN} from {self.against}", "", *(f"{d.largest:.1e}" for d in drift)]
-        yield ["  same likeliest token", "", *(f"{d.top1_agreement:.1%}" for d in drift)]
+        drift = [self.drift.get(name) for name in self.variants]
+        source = "the original" if self.original else "fp32"
+        yield [f"drift from {source}", "", *(f"{d.largest:.1e}" if d else "" for d in drift)]
+        shares = (f"{d.top1_agreement:.1%}" if d else "" for d in drift)
+        yield ["  same likeliest token", "", *shares]
 
     def _notes(self) -> list[str]:
         lines: dict[str, None] = {}
         for cell in self.cells:
-            place = OWN if cell.runtime == OWN else SYSTEMS[cell.runtime].row(cell.mode)
+            at = cell.place
+            row = OWN if at.runtime == OWN else SYSTEMS[at.runtime].row(at.mode)
             for why in cell.why:
-                named = "" if _is_of_all(cell) else f", {cell.variant}"
-                lines[f"{place}{named}: {why}"] = None
+                named = "" if _is_of_all(cell) else f", {at.variant}"
+                lines[f"{row}{named}: {why}"] = None
         for name in self.systems:
             refused: dict[str, list[str]] = {}
             for case, why in SYSTEMS[name].not_asked.items():

@@ -26,14 +26,19 @@ class Bounds:
     because: str
     least: str = ""
     below: str = ""
+    instead: str = ""
+    """What else works."""
 
     def refuse(self, version: str) -> str | None:
-        """Why a version does not work and which does; None: it does."""
-        if self.least and _numbers(version) < _numbers(self.least):
-            return f"{self.package} {version}: {self.because}; {self.least} or newer works"
-        if self.below and _numbers(version) >= _numbers(self.below):
-            return f"{self.package} {version}: {self.because}; one below {self.below} works"
-        return None
+        """Why a version does not work and what does; None: it does."""
+        works = [f"{self.least} or newer works"] if self.least else []
+        works += [f"a version below {self.below} works"] if self.below else []
+        works += [f"so does {self.instead}"] if self.instead else []
+        too_old = self.least and _numbers(version) < _numbers(self.least)
+        too_new = self.below and _numbers(version) >= _numbers(self.below)
+        if not (too_old or too_new):
+            return None
+        return f"{self.package} {version} {self.because}; {', '.join(works)}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ SYSTEMS: Mapping[str, System] = {
             modes=("", "IO binding"),
             reads=("config.json", "generation_config.json"),
             reads_for_texts=_TOKENIZER,
-            bounds=(Bounds("transformers", "optimum-onnx 0.1 cannot use it", below="4.58"),),
+            bounds=(Bounds("transformers", "is too new for optimum-onnx 0.1", below="4.58"),),
             install="optimum-onnx",
         ),
         System(
@@ -101,6 +106,9 @@ SYSTEMS: Mapping[str, System] = {
             modes=("", "shared buffer"),
             reads=("config.json", "genai_config.json"),
             reads_for_texts=_TOKENIZER,
+            bounds=(
+                Bounds("onnxruntime-genai", "has no Config.overlay to name a graph", least="0.10"),
+            ),
             install="onnxruntime-genai",
         ),
         System(
@@ -114,7 +122,7 @@ SYSTEMS: Mapping[str, System] = {
             ),
             reads=("config.json", "genai_config.json"),
             reads_for_texts=_TOKENIZER,
-            bounds=(Bounds("lm_eval", "it has no model 'onnxruntime'", least="0.4.13"),),
+            bounds=(Bounds("lm_eval", "has no model onnxruntime", least="0.4.13"),),
             install="lm_eval",
         ),
     )
@@ -143,13 +151,14 @@ def unable(
 
 
 def _least_onnxruntime(variant: Variant) -> Bounds:
+    portable = "fp32-portable, whose operators are older"
     if variant.graph is GraphKind.PORTABLE:
-        return Bounds("onnxruntime", "it does not know opset 20", least="1.17")
+        return Bounds("onnxruntime", "does not know opset 20", least="1.17")
     if variant.precision in (Precision.INT8, Precision.INT4):
-        because = "its GatherBlockQuantized takes no float16 scales; use fp32-portable there, or"
-        return Bounds("onnxruntime", because, least="1.23")
-    because = "its GroupQueryAttention takes no attention_bias; use fp32-portable there, or"
-    return Bounds("onnxruntime", because, least="1.22")
+        because = "has no GatherBlockQuantized with bits"
+        return Bounds("onnxruntime", because, least="1.23", instead=portable)
+    because = "has no GroupQueryAttention with attention_bias"
+    return Bounds("onnxruntime", because, least="1.22", instead=portable)
 
 
 def _first(others: Sequence[str]) -> str:

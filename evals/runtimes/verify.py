@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
+
 from ...bundle import Bundle, Precision, Variant
-from ...companions import genai_config
+from ...companions import default_variant, genai_config
 from ...errors import ConfigError, EvalError
 from ...pack import pack
 from ...runtime import Tokenizer, load
 from ..original import torch_threads
 from ..tasks.language_model import OriginalModel, VariantModel
 from ..variants import choose_variants
-from .compare import Cell, Status, compare, measure_drift, tolerance
+from .compare import Cell, Place, Status, compare, measure_drift, tolerance
 from .expected import Expected, answers_of
 from .process import ask, installed_versions
 from .questions import Questions
@@ -74,11 +76,15 @@ def verify(
     return VerifyReport(
         bundle=str(path),
         against=told.source,
+        original=told.base is None,
         variants=tuple(variant.name for variant in chosen),
         systems=tuple(systems),
         versions=versions,
         cells=tuple(cells),
-        drift={v.name: measure_drift(told.own[v.name], told.reference, told.questions) for v in chosen},
+        drift={
+            name: measure_drift(own, told.reference, told.questions)
+            for name, own in told.own.items()
+        },
         texts=bool(told.questions.texts),
     )
 
@@ -118,8 +124,9 @@ class _Told:
         progress: Progress,
     ) -> _Told:
         # Named, so that a missing fp32 is no error where there is an original.
-        base = None if against else bundle.variant().name
-        names = list(dict.fromkeys([*([base] if base else []), *(v.name for v in variants)]))
+        base = None if against else _base(bundle)
+        able = [variant.name for variant in variants if variant.static is None]
+        names = list(dict.fromkeys([*([base] if base else []), *able]))
         tokenizer = None
         own: dict[str, Expected] = {}
         questions = None
@@ -131,13 +138,17 @@ class _Told:
             own[name] = answers_of(VariantModel(model), questions, tokenizer)
             del model
         if questions is None:
-            raise EvalError(f"{bundle.path}: holds no variant to compare")
+            raise EvalError(
+                f"{bundle.path}: graphs of fixed shapes are compared with the portable one when "
+                "they are made; name another --variant"
+            )
         if base is not None:
             source, reference = f"gpt2edge's own {base}", own[base]
         else:
             progress("running the original")
-            source, reference = str(against), _original(
-                bundle, str(against), questions, tokenizer, threads
+            source, reference = (
+                str(against),
+                _original(bundle, str(against), questions, tokenizer, threads),
             )
         end = bundle.config.eos_token_id
         return cls(questions, tokenizer, end, source, reference, base, own)
@@ -146,11 +157,15 @@ class _Told:
         return self.reference if _is_exact(variant) else self.own[variant.name]
 
     def own_cell(self, variant: Variant) -> Iterator[Cell]:
+        if variant.static is not None:
+            why = f"of fixed shapes, for one provider; use {self.base or 'fp32'}"
+            yield Cell(Place(OWN, "", variant.name), Status.UNABLE, why=(why,))
+            return
         if not _is_exact(variant) or variant.name == self.base:
             return  # there is nothing but itself to hold it against
         own = self.own[variant.name]
         yield self.compare(
-            {"runtime": OWN, "mode": "", "variant": variant.name},
+            Place(OWN, "", variant.name),
             variant,
             {"greedy": own.greedy, "nats": own.nats},
             own.logits,
@@ -158,10 +173,12 @@ class _Told:
 
     def compare(
         self,
-        place: Mapping[str, str],
+        place: Place,
         variant: Variant,
         answers: Mapping[str, Any],
         arrays: Mapping[str, Any],
+        *,
+        same_engine: bool = True,
     ) -> Cell:
         expected = self.expected(variant)
         return compare(
@@ -169,16 +186,25 @@ class _Told:
             questions=self.questions,
             expected=expected,
             tokenizer=self.tokenizer,
-            allowed=tolerance(variant.precision, expected),
+            allowed=tolerance(variant.precision, expected, same_engine=same_engine),
             end=self.end,
             answers=answers,
             arrays=arrays,
         )
 
 
+def _base(bundle: Bundle) -> str:
+    """What to hold fp32 variants against where there is no original."""
+    found = default_variant(bundle.manifest.variants)
+    if found is None:
+        raise EvalError(f"{bundle.path}: holds no variant that can be held against others")
+    return found.name
+
+
 def _is_exact(variant: Variant) -> bool:
     """Whether the variant computes what the original does, but for the order of sums."""
-    return variant.precision is Precision.FP32 and not variant.quantization
+    exact = variant.precision is Precision.FP32 and variant.kv_dtype == "float32"
+    return exact and not variant.quantization
 
 
 def _original(
@@ -212,10 +238,10 @@ def _cells(
     if told.questions.texts:
         asked = list(system.asked)
     graphs: list[dict[str, Any]] = []
-    places: list[tuple[dict[str, str], Variant]] = []
+    places: list[tuple[Place, Variant]] = []
     for mode in system.modes:
         for variant in variants:
-            place = {"runtime": system.name, "mode": mode, "variant": variant.name}
+            place = Place(system.name, mode, variant.name)
             if (cell := _unasked(system, place, versions, bundle, variant, asked)) is not None:
                 yield cell
                 continue
@@ -228,16 +254,17 @@ def _cells(
         "runtime": system.worker, "bundle": str(bundle.path), "threads": threads,
         **told.questions.to_job(),
     }  # fmt: skip
+    same_engine = versions.get("onnxruntime") == ort.__version__
     for (place, variant), (answers, arrays) in zip(places, ask(python, job, graphs), strict=True):
         if "failed" in answers:
-            yield Cell(**place, status=Status.FAILED, why=(" ".join(answers["failed"].split()),))
+            yield Cell(place, Status.FAILED, why=(" ".join(answers["failed"].split()),))
         else:
-            yield told.compare(place, variant, answers, arrays)
+            yield told.compare(place, variant, answers, arrays, same_engine=same_engine)
 
 
 def _unasked(
     system: System,
-    place: Mapping[str, str],
+    place: Place,
     versions: Mapping[str, str],
     bundle: Bundle,
     variant: Variant,
@@ -245,15 +272,15 @@ def _unasked(
 ) -> Cell | None:
     """The cell of a runtime that there is no use in asking; None: it can be asked."""
     if system.packages[0][0] not in versions:
-        return Cell(**place, status=Status.NOT_INSTALLED, why=(f"pip install {system.install}",))
+        return Cell(place, Status.NOT_INSTALLED, why=(f"pip install {system.install}",))
     others = bundle.everyday_variants
-    if why := unable(system, place["mode"], variant, versions, others):
-        return Cell(**place, status=Status.UNABLE, why=(why,))
+    if why := unable(system, place.mode, variant, versions, others):
+        return Cell(place, Status.UNABLE, why=(why,))
     needed = [*system.reads, *(system.reads_for_texts if TEXTS in asked else ())]
     if missing := [name for name in needed if name not in bundle.manifest.files]:
         return Cell(
-            **place,
-            status=Status.INCOMPLETE,
+            place,
+            Status.INCOMPLETE,
             why=(
                 f"the bundle lacks {', '.join(missing)}, which it reads; `gpt2edge export` writes "
                 "all of them",
@@ -261,8 +288,8 @@ def _unasked(
         )
     if not asked:
         return Cell(
-            **place,
-            status=Status.UNABLE,
+            place,
+            Status.UNABLE,
             why=("it takes texts only, and the bundle has no tokenizer",),
         )
     return None

@@ -23,7 +23,8 @@ def open_model(job: dict[str, Any], graph: dict[str, Any]) -> OptimumModel:
 
 class OptimumModel:
     def __init__(self, job: dict[str, Any], graph: dict[str, Any]) -> None:
-        transformers.logging.set_verbosity_error()
+        logs: Any = transformers.logging
+        logs.set_verbosity_error()
         options = ort.SessionOptions()
         options.log_severity_level = _QUIET
         options.intra_op_num_threads = job["threads"] or 0
@@ -80,4 +81,5 @@ class OptimumModel:
         return str(made[0]["generated_text"])
 
     def _tokenizer(self) -> Any:
-        return transformers.AutoTokenizer.from_pretrained(self._folder)
+        tokenizers: Any = transformers.AutoTokenizer
+        return tokenizers.from_pretrained(self._folder)
