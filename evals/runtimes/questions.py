@@ -88,7 +88,7 @@ class Questions:
             raise EvalError(f"a context window of {window} tokens leaves no room to compare")
         tokens = _tokens(config, tokenizer)
         short = min(_SHORT, window // 2)
-        steps = min(_STEPS, short // 2)
+        steps = min(_STEPS, short // 3)  # so that every row has a token before them
         # Past the half of the context, where a learned position that is off by one shows.
         long = window - window // 4
         rows = np.stack([_cut(tokens, 7 * row, short) for row in range(3)])

@@ -54,6 +54,8 @@ def verify(
     for name in (*runtimes, *pythons):
         if name not in SYSTEMS:
             raise ConfigError(f"no runtime {name!r}; there are {', '.join(SYSTEMS)}")
+    if runtimes and (idle := [name for name in pythons if name not in runtimes]):
+        raise ConfigError(f"--python-for {idle[0]}: {idle[0]} is not among the runtimes asked")
     progress("reading the bundle")
     bundle = Bundle.open(path, verify=True)
     chosen = choose_variants(bundle, variants)
