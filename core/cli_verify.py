@@ -28,7 +28,7 @@ _ALL = "all"
     default=_ALL,
     show_default=True,
     metavar="NAMES",
-    help="all, or some of ort, optimum, genai and lm-eval, with commas between.",
+    help="all, or some of ort, optimum, genai, lm-eval and transformers.js, with commas between.",
 )
 @click.option(
     "--against",
@@ -42,6 +42,11 @@ _ALL = "all"
     metavar="NAME=PYTHON",
     help="The Python that has a runtime; may be repeated. Default: this one.",
 )
+@click.option(
+    "--node-modules",
+    type=_PATH,
+    help="The folder whose node_modules has transformers.js. Default: the current one.",
+)
 @threads_option
 @json_option
 def verify(
@@ -50,6 +55,7 @@ def verify(
     against: str | None,
     variants: tuple[str, ...],
     pythons: tuple[str, ...],
+    node_modules: Path | None,
     threads: int | None,
     as_json: bool,
 ) -> int:
@@ -69,6 +75,7 @@ def verify(
         against=against,
         variants=variants,
         pythons=_by_name(pythons),
+        node_modules=node_modules,
         threads=threads,
         progress=note_progress,
     )

@@ -130,5 +130,13 @@ def transformers_js_config(variants: Mapping[str, Variant]) -> dict[str, Any]:
     return settings
 
 
+def transformers_js_options(variant: Variant) -> dict[str, str]:
+    """What transformers.js's `from_pretrained` takes as options to open one variant."""
+    path = PurePosixPath(variant.model)
+    if path.name in _JS_DTYPES:
+        return {"dtype": _JS_DTYPES[path.name]}
+    return {"dtype": "fp32", "model_file_name": path.stem}
+
+
 def as_text(data: Mapping[str, Any]) -> str:
     return json.dumps(data, indent=2, sort_keys=True) + "\n"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,8 @@ from ...errors import ConfigError, EvalError
 from ..scores import Floats32
 from .systems import System
 
-WORKER = Path(__file__).with_name("worker.py")
+FOLDER = Path(__file__).parent
+NODE = "node"
 _LIMIT_S = 3600
 _VERSIONS = """\
 import importlib.metadata, json, sys
@@ -31,11 +35,15 @@ print(json.dumps(found))
 """
 
 
-def installed_versions(python: str, system: System) -> dict[str, str]:
-    """Versions of those of its packages that this Python has, by their first names.
+def installed_versions(place: str, system: System) -> dict[str, str]:
+    """Versions of those of its packages that are there, by their first names.
 
-    Raises ConfigError for a Python that does not run.
+    place: a Python, or for what runs in Node the folder that has node_modules. Raises ConfigError
+    for a Python that does not run.
     """
+    if system.runs_in_node:
+        return dict(_node_versions(Path(place), system))
+    python = place
     try:
         done = subprocess.run(
             [python, "-c", _VERSIONS, json.dumps(system.packages)],
@@ -49,8 +57,17 @@ def installed_versions(python: str, system: System) -> dict[str, str]:
     return versions
 
 
+def _node_versions(folder: Path, system: System) -> Iterator[tuple[str, str]]:
+    if shutil.which(NODE) is None:
+        return
+    for (name,) in system.packages:
+        file = folder / "node_modules" / name / "package.json"
+        with suppress(OSError, ValueError, KeyError):
+            yield name, str(json.loads(file.read_text(encoding="utf-8"))["version"])
+
+
 def ask(
-    python: str, job: Mapping[str, Any], graphs: Sequence[Mapping[str, Any]]
+    command: Sequence[str], job: Mapping[str, Any], graphs: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Floats32]]]:
     """What the runtime answers about each graph, and its arrays, in order.
 
@@ -59,32 +76,45 @@ def ask(
     """
     left = list(graphs)
     while left:
-        ended = _run(python, {**job, "graphs": left})
+        ended = _run(command, {**job, "graphs": left})
         done = [graph for graph in left if Path(graph["answers"]).exists()]
         for graph in done:
             file = Path(graph["answers"])
             answers = json.loads(file.read_text(encoding="utf-8"))
-            with np.load(file.with_suffix(".npz")) as arrays:
-                yield answers, dict(arrays)
+            yield answers, _arrays(file, answers)
         left = left[len(done) :]
         if left:
             yield {"failed": ended}, {}
             left = left[1:]
 
 
-def _run(python: str, job: Mapping[str, Any]) -> str:
+def _arrays(file: Path, answers: Mapping[str, Any]) -> dict[str, Floats32]:
+    """What lies beside the answers: numpy's own file, or float32 of the shapes that they tell."""
+    if "shapes" not in answers:
+        with np.load(file.with_suffix(".npz")) as arrays:
+            return dict(arrays)
+    flat = np.fromfile(file.with_suffix(".f32"), np.float32)
+    shapes: Mapping[str, Sequence[int]] = answers["shapes"]
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = np.split(flat, ends[:-1]) if shapes else []
+    return {
+        name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+
+def _run(command: Sequence[str], job: Mapping[str, Any]) -> str:
     """Run the worker to its end; says how it ended."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
         done = subprocess.run(
-            [python, str(WORKER)],
+            command,
             input=json.dumps(job), capture_output=True, text=True, check=False, timeout=_LIMIT_S,
             env=environment,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"did not answer within {_LIMIT_S} s"
     except OSError as reason:
-        raise EvalError(f"{python}: cannot be run: {reason.strerror}") from None
+        raise EvalError(f"{command[0]}: cannot be run: {reason.strerror}") from None
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     return f"the process ended with {done.returncode}: {last[:200]}"
 

@@ -1,7 +1,7 @@
 """The runtimes: what each is asked, what it cannot do, and which versions are known not to work.
 
-What is said here of versions was tried with bundles of this program (benchmarks/README.md,
-"Opens elsewhere") or read in the tool's own requirements.
+What is said here of versions was tried with `gpt2edge verify --python-for` on bundles of this
+program (onnxruntime 1.20 to 1.32, onnxruntime-genai 0.8 to 0.18), or read in a tool's requirements.
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ class System:
     """And those for texts, where the bundle has a tokenizer."""
     bounds: tuple[Bounds, ...] = ()
     install: str = ""
+
+    @property
+    def runs_in_node(self) -> bool:
+        return self.worker.endswith(".mjs")
 
     def row(self, mode: str) -> str:
         return f"{self.title}, {mode}" if mode else self.title
@@ -125,6 +129,15 @@ SYSTEMS: Mapping[str, System] = {
             bounds=(Bounds("lm_eval", "has no model onnxruntime", least="0.4.13"),),
             install="lm_eval",
         ),
+        System(
+            name="transformers.js",
+            title="transformers.js",
+            worker="with_transformers_js.mjs",
+            packages=(("@huggingface/transformers",), ("onnxruntime-node",)),
+            asked=(*LOGITS, GREEDY, TEXTS),
+            reads=("config.json", "generation_config.json", *_TOKENIZER),
+            install="@huggingface/transformers",
+        ),
     )
 }
 
@@ -136,7 +149,10 @@ def unable(
 
     others: names of variants that the bundle holds.
     """
-    for bounds in (*system.bounds, _least_onnxruntime(variant)):
+    engine = versions.get("onnxruntime", versions.get("onnxruntime-node"))
+    if engine is not None and (why := _least_onnxruntime(variant).refuse(engine)):
+        return why
+    for bounds in system.bounds:
         if bounds.package in versions and (why := bounds.refuse(versions[bounds.package])):
             return why
     if not opens_elsewhere(variant):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import onnxruntime as ort
 
 from ...bundle import Bundle, Precision, Variant
-from ...companions import default_variant, genai_config
+from ...companions import default_variant, genai_config, transformers_js_options
 from ...errors import ConfigError, EvalError
 from ...pack import pack
 from ...runtime import Tokenizer, load
@@ -21,7 +22,7 @@ from ..tasks.language_model import OriginalModel, VariantModel
 from ..variants import choose_variants
 from .compare import Cell, Place, Status, compare, measure_drift, tolerance
 from .expected import Expected, answers_of
-from .process import ask, installed_versions
+from .process import FOLDER, NODE, ask, installed_versions
 from .questions import Questions
 from .report import OWN, VerifyReport
 from .systems import LIKELIHOOD, SYSTEMS, TEXTS, System, unable
@@ -36,6 +37,7 @@ def verify(
     against: str | None = None,
     variants: Sequence[str] = (),
     pythons: Mapping[str, str] | None = None,
+    node_modules: Path | None = None,
     threads: int | None = None,
     progress: Progress = lambda _: None,
 ) -> VerifyReport:
@@ -46,35 +48,29 @@ def verify(
     the same variant, and how far that is from the original is reported.
 
     runtimes: names of SYSTEMS; none: every one, installed or not. pythons: by name, the Python to
-    ask it in, this one unless told. Raises BundleError for a damaged bundle, ConfigError for a
+    ask it in, this one unless told. node_modules: the folder that holds a folder of that name, the
+    current one unless told. Raises BundleError for a damaged bundle, ConfigError for a
     runtime that was named and is not installed or known not to work, EvalError for a checkpoint of
     another model.
     """
-    pythons = dict(pythons or {})
-    for name in (*runtimes, *pythons):
-        if name not in SYSTEMS:
-            raise ConfigError(f"no runtime {name!r}; there are {', '.join(SYSTEMS)}")
-    if runtimes and (idle := [name for name in pythons if name not in runtimes]):
-        raise ConfigError(f"--python-for {idle[0]}: {idle[0]} is not among the runtimes asked")
+    places = _places(runtimes, pythons or {}, node_modules or Path())
     progress("reading the bundle")
     bundle = Bundle.open(path, verify=True)
     chosen = choose_variants(bundle, variants)
-    systems = {name: SYSTEMS[name] for name in dict.fromkeys(runtimes or SYSTEMS)}
-    versions = {
-        name: installed_versions(pythons.get(name, sys.executable), system)
-        for name, system in systems.items()
-    }
+    systems = {name: SYSTEMS[name] for name in places}
+    versions = {name: installed_versions(places[name], s) for name, s in systems.items()}
     for name in dict.fromkeys(runtimes):
-        _refuse_absent(systems[name], versions[name], pythons.get(name, sys.executable))
+        _refuse_absent(systems[name], versions[name], places[name])
     told = _Told.of(bundle, chosen, against, threads, progress)
     cells = [cell for variant in chosen for cell in told.own_cell(variant)]
     with tempfile.TemporaryDirectory(prefix="gpt2edge-verify-") as folder:
         for name, system in systems.items():
             progress(f"asking {system.title}")
-            python = pythons.get(name, sys.executable)
             here = Path(folder) / name
             here.mkdir()
-            cells += _cells(system, python, versions[name], bundle, chosen, told, threads, here)
+            cells += _cells(
+                system, places[name], versions[name], bundle, chosen, told, threads, here
+            )
     return VerifyReport(
         bundle=str(path),
         against=told.source,
@@ -91,10 +87,35 @@ def verify(
     )
 
 
-def _refuse_absent(system: System, versions: Mapping[str, str], python: str) -> None:
+def _places(
+    runtimes: Sequence[str], pythons: Mapping[str, str], node_modules: Path
+) -> dict[str, str]:
+    """Where each runtime that is asked is: its Python, or the folder of its node_modules."""
+    for name in (*runtimes, *pythons):
+        if name not in SYSTEMS:
+            raise ConfigError(f"no runtime {name!r}; there are {', '.join(SYSTEMS)}")
+    for name in pythons:
+        if SYSTEMS[name].runs_in_node:
+            raise ConfigError(f"--python-for {name}: it runs in Node; give --node-modules instead")
+        if runtimes and name not in runtimes:
+            raise ConfigError(f"--python-for {name}: {name} is not among the runtimes asked")
+    return {
+        name: os.path.abspath(node_modules)
+        if SYSTEMS[name].runs_in_node
+        else pythons.get(name, sys.executable)
+        for name in dict.fromkeys(runtimes or SYSTEMS)
+    }
+
+
+def _refuse_absent(system: System, versions: Mapping[str, str], place: str) -> None:
+    if system.packages[0][0] not in versions and system.runs_in_node:
+        raise ConfigError(
+            f"{system.title} is not installed in {place}, or there is no {NODE}: npm install "
+            f"{system.install} there, or name another folder with --node-modules"
+        )
     if system.packages[0][0] not in versions:
         raise ConfigError(
-            f"{system.title} is not installed in {python}: pip install {system.install} there, or "
+            f"{system.title} is not installed in {place}: pip install {system.install} there, or "
             f"name another Python with --python-for {system.name}=PYTHON"
         )
     for bounds in system.bounds:
@@ -227,7 +248,7 @@ def _original(
 
 def _cells(
     system: System,
-    python: str,
+    where: str,
     versions: Mapping[str, str],
     bundle: Bundle,
     variants: Sequence[Variant],
@@ -253,11 +274,13 @@ def _cells(
     if not graphs:
         return
     job = {
-        "runtime": system.worker, "bundle": str(bundle.path), "threads": threads,
-        **told.questions.to_job(),
+        "runtime": system.worker, "bundle": os.path.abspath(bundle.path), "threads": threads,
+        "node_modules": where, **told.questions.to_job(),
     }  # fmt: skip
+    worker = system.worker if system.runs_in_node else "worker.py"
+    command = [NODE if system.runs_in_node else where, str(FOLDER / worker)]
     same_engine = versions.get("onnxruntime") == ort.__version__
-    for (place, variant), (answers, arrays) in zip(places, ask(python, job, graphs), strict=True):
+    for (place, variant), (answers, arrays) in zip(places, ask(command, job, graphs), strict=True):
         if "failed" in answers:
             yield Cell(place, Status.FAILED, why=(" ".join(answers["failed"].split()),))
         else:
@@ -274,7 +297,8 @@ def _unasked(
 ) -> Cell | None:
     """The cell of a runtime that there is no use in asking; None: it can be asked."""
     if system.packages[0][0] not in versions:
-        return Cell(place, Status.NOT_INSTALLED, why=(f"pip install {system.install}",))
+        install = "npm install" if system.runs_in_node else "pip install"
+        return Cell(place, Status.NOT_INSTALLED, why=(f"{install} {system.install}",))
     others = bundle.everyday_variants
     if why := unable(system, place.mode, variant, versions, others):
         return Cell(place, Status.UNABLE, why=(why,))
@@ -307,6 +331,7 @@ def _graph(
         "model": variant.model,
         "kv_dtype": variant.kv_dtype,
         "genai_config": genai_config(bundle.config, variant),
+        "transformers_js": transformers_js_options(variant),
         "mode": mode,
         "cases": list(asked),
         "answers": str(here.with_suffix(".json")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[3]
 _PLACE = ROOT / "build" / "ecosystem"
 _PACKAGES = ("optimum-onnx", "onnxruntime-genai")
 _LIMIT_S = 120
+_JS = ROOT / "build" / "ecosystem-js"
+_JS_PACKAGE = "@huggingface/transformers@4.3.1"
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +53,27 @@ def ecosystem() -> str:
         pytest.skip(f"{', '.join(_PACKAGES)} could not be installed: {said[-1] if said else ''}")
     ready.write_text(wanted, encoding="utf-8")
     return str(python)
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """A folder with transformers.js in its node_modules, made once and kept."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("Node is not installed")
+    ready = _JS / ".ready"
+    if ready.exists() and ready.read_text(encoding="utf-8") == _JS_PACKAGE:
+        return _JS
+    _JS.mkdir(parents=True, exist_ok=True)
+    (_JS / "package.json").write_text('{"private": true}\n', encoding="utf-8")
+    # Without its scripts: one fetches libraries for CUDA, which no test asks for.
+    install = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", _JS_PACKAGE]
+    try:
+        subprocess.run(
+            install, cwd=_JS, check=True, capture_output=True, text=True, timeout=_LIMIT_S
+        )
+    except subprocess.SubprocessError as reason:
+        said = str(getattr(reason, "stderr", None) or reason).strip().splitlines()
+        pytest.skip(f"{_JS_PACKAGE} could not be installed: {said[-1] if said else ''}")
+    ready.write_text(_JS_PACKAGE, encoding="utf-8")
+    return _JS

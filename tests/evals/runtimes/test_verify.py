@@ -74,18 +74,22 @@ def test_every_runtime_gives_the_original_s_answers(
         tiny_bundle,
         against=str(tiny_folder),
         pythons={"optimum": ecosystem, "genai": ecosystem},
+        node_modules=tiny_bundle,  # where there is none
         threads=1,
     )
     assert report.exit_code == 0, report.to_table()
+    assert cell(report, "transformers.js", "fp32").status is Status.NOT_INSTALLED
     statuses = {c.place: c.status for c in report.cells}
     unable = [place for place, status in statuses.items() if status is Status.UNABLE]
     assert [(p.runtime, p.mode, p.variant) for p in unable] == [
         ("genai", "shared buffer", "fp32-portable")
     ]
-    assert set(statuses.values()) == {Status.EQUAL, Status.UNABLE}
     for name, system in SYSTEMS.items():
+        if system.runs_in_node:
+            continue
         for variant in report.variants:
             found = cell(report, name, variant)
+            assert found.status is Status.EQUAL
             logits = [case for case in system.asked if case in found.cases]
             assert logits == [c for c in system.asked if c not in ("greedy", "texts")]
     assert report.texts
@@ -93,6 +97,42 @@ def test_every_runtime_gives_the_original_s_answers(
     assert "optimum, IO binding" in table
     assert "0.18.0" in table
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["passed"] is True
+
+
+def test_transformers_js_gives_the_original_s_answers(
+    node_modules: Path, tiny_bundle: Path, tiny_folder: Path
+) -> None:
+    report = verify(
+        tiny_bundle,
+        runtimes=["transformers.js"],
+        against=str(tiny_folder),
+        node_modules=node_modules,
+        threads=1,
+    )
+    assert {c.status for c in report.cells} == {Status.EQUAL}, report.to_table()
+    for variant in report.variants:
+        assert len(cell(report, "transformers.js", variant).cases or {}) == 6
+
+
+def test_transformers_js_opens_the_smallest_good_variant_unasked(
+    node_modules: Path, tiny_bundle: Path
+) -> None:
+    script = """
+const { createRequire } = require('node:module');
+const { env, AutoModelForCausalLM } =
+    createRequire(process.argv[1] + '/')('@huggingface/transformers');
+env.allowRemoteModels = false;
+env.localModelPath = process.argv[2];
+AutoModelForCausalLM.from_pretrained(process.argv[3]).then((model) => {
+    console.log(model.sessions.model.config.dtype);
+});
+"""
+    done = subprocess.run(
+        ["node", "-e", script, str(node_modules), str(tiny_bundle.parent), tiny_bundle.name],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "int8"
 
 
 def test_bundles_open_without_a_word_about_files(ecosystem: str, tiny_bundle: Path) -> None:
@@ -268,7 +308,9 @@ def test_a_version_known_not_to_work_is_told_with_one_that_does(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     python = python_with(tmp_path, **{"optimum_onnx": "0.1.0", "transformers": "5.1.0"})
-    report = verify(tiny_bundle, variants=["fp32"], pythons={"optimum": python})
+    report = verify(
+        tiny_bundle, variants=["fp32"], pythons={"optimum": python}, node_modules=tmp_path
+    )
     found = cell(report, "optimum", "fp32")
     assert found.status is Status.UNABLE
     assert "transformers 5.1.0" in found.why[0]
@@ -307,7 +349,8 @@ def test_what_is_not_installed_is_told(tiny_bundle: Path, tmp_path: Path) -> Non
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     python = str(bare / "bin/python")
-    report = verify(tiny_bundle, variants=["fp32"], pythons=dict.fromkeys(SYSTEMS, python))
+    pythons = {name: python for name, system in SYSTEMS.items() if not system.runs_in_node}
+    report = verify(tiny_bundle, variants=["fp32"], pythons=pythons, node_modules=bare)
     assert {c.status for c in report.cells} == {Status.NOT_INSTALLED}
     assert report.exit_code == 0
     with pytest.raises(ConfigError, match="pip install onnxruntime-genai there, or name another"):
@@ -321,6 +364,7 @@ def test_what_is_not_installed_is_told(tiny_bundle: Path, tmp_path: Path) -> Non
         (["--python-for", "genai"], "expected NAME=PYTHON"),
         (["--python-for", "ort=/no/such/python"], "no Python that runs"),
         (["--python-for", "genai=python"], "genai is not among the runtimes asked"),
+        (["--python-for", "transformers.js=node"], "give --node-modules instead"),
         (["--variant", "int3"], "no variant 'int3'"),
         (["--against", "/no/such/checkpoint"], "/no/such/checkpoint"),
     ],
