@@ -2,6 +2,7 @@
 
     bundle/
       config.json  generation_config.json  vocab.json  merges.txt  tokenizer.json ...
+      genai_config.json
       manifest.json
       onnx/model.onnx            + model.onnx_data             fp32
       onnx/model_portable.onnx   (shares model.onnx_data)      fp32-portable
@@ -9,11 +10,12 @@
       onnx/model_int8.onnx       + model_int8.onnx_data        int8
       onnx/model_q4.onnx         + model_q4.onnx_data          int4
 
-What the manifest holds is said in manifest.py.
+What the manifest holds is said in manifest.py, and what other tools read in companions.py.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .companions import (
+    GENAI_CONFIG,
+    TRANSFORMERS_JS,
+    as_text,
+    default_variant,
+    genai_config,
+    transformers_js_config,
+)
 from .config import GPT2Config
 from .errors import BundleCorrupt, BundleIncomplete, ConfigError, StorageError
 from .files import (
@@ -222,7 +232,8 @@ class BundleDraft:
         self.variants[variant.name] = variant
 
     def seal(self) -> None:
-        """Hash what is new and write the manifest."""
+        """Tell other tools of the variants, hash what is new and write the manifest."""
+        self._tell_others()
         new = _files_in(self.path) - self.known.keys() - self.unlisted
         files = {**self.known, **{name: FileRecord.of(self.path / name) for name in new}}
         manifest = Manifest(
@@ -230,6 +241,26 @@ class BundleDraft:
         )
         (self.path / MANIFEST).unlink(missing_ok=True)
         write_json(self.path / MANIFEST, manifest.to_dict())
+
+    def _tell_others(self) -> None:
+        """Bring what other tools read in step with the variants: see companions.py."""
+        config = GPT2Config.from_file(self.path / CONFIG)
+        facts = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        facts[TRANSFORMERS_JS] = transformers_js_config(self.variants)
+        self._replace(CONFIG, as_text(facts))
+        chosen = default_variant(self.variants)
+        if chosen is not None:
+            self._replace(GENAI_CONFIG, as_text(genai_config(config, chosen)))
+        elif GENAI_CONFIG in self.known:
+            self.new_file(GENAI_CONFIG)  # unlinks the one that names a variant that is gone
+
+    def _replace(self, name: str, text: str) -> None:
+        """Write a file, unless one is there that somebody else made or altered."""
+        path = self.path / name
+        record = self.known.get(name)
+        altered = record is not None and path.exists() and FileRecord.of(path) != record
+        if name not in self.unlisted and not altered:
+            self.new_file(name).write_text(text, encoding="utf-8")
 
 
 def _files_in(folder: Path) -> set[str]:

@@ -24,6 +24,7 @@ from .cli_quantize import quantize
 from .cli_run import generate
 from .cli_tasks import ask_tasks
 from .cli_train import train
+from .cli_verify import pack, verify
 from .cli_watch import plot
 from .errors import Gpt2EdgeError
 
@@ -99,6 +100,8 @@ for command in (
     lm_eval,
     bench,
     info,
+    verify,
+    pack,
 ):
     cli.add_command(command)
 

@@ -17,6 +17,7 @@ from ..config import GPT2Config
 from ..files import check_free
 from ..model.gpt2 import GPT2
 from ..model.tokenizer_files import check_vocabulary, copy_tokenizer
+from ..model.vocabulary import complete_tokenizer
 from ..model.weights import Checkpoint, generation_settings
 from .fuse import FusionCounts, check_fusible, fuse
 from .onnx_file import save_graph, set_weights, write_weights
@@ -142,3 +143,4 @@ def _add_companions(draft: BundleDraft, config: GPT2Config, tokenizer: Path | No
     draft.new_file("generation_config.json").write_text(text, encoding="utf-8")
     if tokenizer is not None:
         copy_tokenizer(tokenizer, draft.path)
+        complete_tokenizer(draft.path, window=config.n_positions)

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from ..config import END_OF_TEXT
 from ..errors import ConfigError, TokenizerError
-from ..files import write_file, write_json
+from ..files import read_json, write_file, write_json
 from .tokenizer_files import vocabulary_files
 
 _BYTES = 256
@@ -62,15 +62,45 @@ def open_vocabulary(folder: Path) -> Tokenizer:
 
     `<|endoftext|>` written in a text is plain text. Raises TokenizerError.
     """
+    tokenizer = _open(folder)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _open(folder: Path) -> Tokenizer:
     files = vocabulary_files(folder)
     if files is None:
         raise TokenizerError(f"{folder}: holds no vocab.json with merges.txt")
     try:
-        tokenizer = _finished(models.BPE.from_file(str(files[0]), str(files[1])))
+        return _finished(models.BPE.from_file(str(files[0]), str(files[1])))
     except Exception as reason:  # the library raises no class of its own
         raise TokenizerError(f"{files[0]}: cannot be read: {reason}") from None
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+
+
+def complete_tokenizer(folder: Path, *, window: int) -> None:
+    """Add to the vocabulary files in `folder` what other tools read, and leave what is there.
+
+    tokenizer.json, made of vocab.json and merges.txt; in tokenizer_config.json the class, the
+    special tokens that the vocabulary has, and padding on the left with the end of text, as
+    generation in batches wants it. `window`: the longest text in tokens. Raises TokenizerError.
+    """
+    if not (folder / "tokenizer.json").exists():
+        text = _open(folder).to_str(pretty=True) + "\n"
+        write_file(folder / "tokenizer.json", text)
+    path = folder / "tokenizer_config.json"
+    given = read_json(path, TokenizerError) if path.exists() else {}
+    if not isinstance(given, dict):
+        raise TokenizerError(f"{path}: expected an object")
+    has_end = _open(folder).token_to_id(END_OF_TEXT) is not None
+    # Said to be absent where it is: transformers would add one that the model does not know.
+    end = END_OF_TEXT if has_end else None
+    wanted = {
+        **_TOKENIZER_CONFIG,
+        **dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), end),
+        "model_max_length": window,
+        "padding_side": "left",
+    }
+    write_json(path, {**wanted, **given})
 
 
 _TOKENIZER_CONFIG = {

@@ -40,6 +40,8 @@ VERBS = (
     "tasks",
     "bench",
     "info",
+    "verify",
+    "pack",
 )
 
 

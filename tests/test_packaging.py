@@ -89,7 +89,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         for path in (ROOT / folder).rglob("*.py")
     }
     inside = {name for name in names if name.startswith("gpt2edge/")}
-    assert inside == {*expected, "gpt2edge/py.typed"}
+    worker = "gpt2edge/evals/runtimes/with_transformers_js.mjs"
+    assert inside == {*expected, "gpt2edge/py.typed", worker}
 
 
 def test_the_wheel_says_what_it_is(wheel: Path) -> None:

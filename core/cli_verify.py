@@ -1,0 +1,122 @@
+"""The verbs about other runtimes: verify, pack."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from .cli_make import example, force_option, json_option, note_progress, threads_option
+from .errors import ConfigError
+
+_PATH = click.Path(path_type=Path)
+_ALL = "all"
+
+
+@click.command(
+    short_help="Whether every installed runtime gives the same answers.",
+    epilog=example(
+        "gpt2edge verify bundle --against checkpoint --python-for optimum=other/bin/python"
+    ),
+)
+@click.argument("bundle", type=_PATH)
+@click.option(
+    "--runtime",
+    "runtimes",
+    default=_ALL,
+    show_default=True,
+    metavar="NAMES",
+    help="all, or some of ort, optimum, genai, lm-eval and transformers.js, with commas between.",
+)
+@click.option(
+    "--against",
+    help="The original: a checkpoint folder or a Hub id. Default: gpt2edge's own fp32.",
+)
+@click.option("--variant", "variants", multiple=True, help="Only this one; may be repeated.")
+@click.option(
+    "--python-for",
+    "pythons",
+    multiple=True,
+    metavar="NAME=PYTHON",
+    help="The Python that has a runtime; may be repeated. Default: this one.",
+)
+@click.option(
+    "--node-modules",
+    type=_PATH,
+    help="The folder whose node_modules has transformers.js. Default: the current one.",
+)
+@threads_option
+@json_option
+def verify(
+    bundle: Path,
+    runtimes: str,
+    against: str | None,
+    variants: tuple[str, ...],
+    pythons: tuple[str, ...],
+    node_modules: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> int:
+    """Ask every runtime the same questions about BUNDLE, and compare tokens and logits.
+
+    Plain and padded rows (left, right, holes in the mask), a batch, a long row with the cache,
+    greedy continuations and texts. fp32 variants are held against the original, tightly; others
+    against gpt2edge's own run of the same variant, and their drift from the original is told.
+
+    Exit code 0: nothing differs; 1: something does; 2: could not run.
+    """
+    from .evals.runtimes import verify as run
+
+    report = run(
+        bundle,
+        runtimes=[] if runtimes == _ALL else [name.strip() for name in runtimes.split(",")],
+        against=against,
+        variants=variants,
+        pythons=_by_name(pythons),
+        node_modules=node_modules,
+        threads=threads,
+        progress=note_progress,
+    )
+    note_progress("")
+    click.echo(json.dumps(report.to_dict()) if as_json else report.to_table())
+    return report.exit_code
+
+
+def _by_name(pythons: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in pythons:
+        name, _, python = text.partition("=")
+        if not name or not python:
+            raise ConfigError(f"--python-for {text}: expected NAME=PYTHON (genai=env/bin/python)")
+        found[name] = python
+    return found
+
+
+@click.command(
+    short_help="A bundle of some of another's variants.",
+    epilog=example("gpt2edge pack bundle --variant int4 -o to-ship"),
+)
+@click.argument("bundle", type=_PATH)
+@click.option("--variant", "variants", multiple=True, required=True, help="May be repeated.")
+@click.option("-o", "--output", type=_PATH, required=True, help="Folder of the new bundle.")
+@force_option
+@json_option
+def pack(bundle: Path, variants: tuple[str, ...], output: Path, force: bool, as_json: bool) -> None:
+    """Write a bundle that holds only these variants of BUNDLE, and what tools read beside them.
+
+    Tools that open one variant unasked (onnxruntime-genai, transformers.js,
+    lm-evaluation-harness, Optimum) open fp32 where it is among them, else the first.
+    """
+    from .bundle import Bundle
+    from .pack import pack as run
+
+    made = run(Bundle.open(bundle), output, variants, overwrite=force)
+    total = sum(record.bytes for record in made.manifest.files.values())
+    if as_json:
+        facts = {"bundle": str(output), "variants": list(made.manifest.variants), "bytes": total}
+        click.echo(json.dumps(facts))
+    else:
+        names = ", ".join(made.manifest.variants)
+        click.echo(f"{output}: {names}, {total / 1e6:.1f} MB in all")
