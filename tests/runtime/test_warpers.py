@@ -20,7 +20,7 @@ from transformers import (
 
 from gpt2edge.errors import ConfigError, RuntimeFailure
 from gpt2edge.runtime import SamplingParams
-from gpt2edge.runtime.sampling import draw, kth_highest, likely, nucleus, penalize
+from gpt2edge.runtime.warpers import draw, kth_highest, likely, nucleus
 
 VOCABULARY = 50_257
 HISTORY = np.random.default_rng(1).integers(0, VOCABULARY, 300)
