@@ -105,7 +105,7 @@ class SamplingParams:
         kept["logit_bias"] = token_values("logit_bias", self.logit_bias, example="{50256: -100}")
         forced = token_values("forced_tokens", self.forced_tokens, example="{0: 464, -1: 50256}")
         for at, id in forced.items():
-            if id != int(id) or id < 0:
+            if id < 0 or id != int(id):
                 raise ConfigError(f"forced_tokens must hold token ids, but has {at}: {id!r}")
         kept["forced_tokens"] = {at: int(id) for at, id in forced.items()}
         own = self.processors
