@@ -165,7 +165,9 @@ def _checked(own: Processor, history: Ints, logits: Floats) -> Floats:
     name = getattr(own, "__name__", type(own).__name__)
     result = own(seen, logits)
     if not isinstance(result, np.ndarray) or result.shape != logits.shape:
-        got = f"an array {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
+        got = (
+            f"an array {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
+        )
         raise ConfigError(f"processor {name} must return logits {logits.shape}, but returned {got}")
     if result.dtype.kind != "f":
         raise ConfigError(f"processor {name} must return floats, but returned {result.dtype}")

@@ -87,6 +87,8 @@ def read_settings(
 
     `encode` turns bad words that are texts into token ids.
     """
+    if "n" in settings:
+        raise ConfigError("n is a setting of generate() and generate_ids(): a stream is one text")
     known = _SAMPLING | _LIMITS | _BEAMS | {"stop"}
     if unknown := sorted(settings.keys() - known):
         raise ConfigError(f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
@@ -109,9 +111,7 @@ def read_settings(
             f"{limits.max_new_tokens}"
         )
     beams.check_with(params, n or 1)
-    return Request(
-        params=params, seeds=seeds, limits=limits, stop=stops, beams=beams, n=n or 1
-    )  # fmt: skip
+    return Request(params=params, seeds=seeds, limits=limits, stop=stops, beams=beams, n=n or 1)
 
 
 def encode_words(words: Any, encode: Callable[[str], list[int]]) -> list[Sequence[int]]:
@@ -120,6 +120,8 @@ def encode_words(words: Any, encode: Callable[[str], list[int]]) -> list[Sequenc
     A text is forbidden as it stands and after a space, since GPT-2's tokens hold the space before
     a word. Another spelling of it, as two tokens where one was meant, is another sequence.
     """
+    if not isinstance(words, Sequence):
+        raise ConfigError(f"bad_words must be texts or lists of token ids, but is {words!r}")
     found: list[Sequence[int]] = []
     for word in [words] if isinstance(words, str) else words:
         if isinstance(word, str):

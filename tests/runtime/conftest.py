@@ -69,6 +69,10 @@ def trained(
     ids = torch.tensor([id for sentence in sentences for id in (*sentence, end)])
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(
+        1
+    )  # so small a model gains nothing from more, and waits on a busy machine
     for _ in range(250):
         starts = torch.randint(len(ids) - 64, (8,), generator=generator)
         rows = torch.stack([ids[start : start + 64] for start in starts])
@@ -77,6 +81,7 @@ def trained(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+    torch.set_num_threads(threads)
     network.eval()
     folder = tmp_path_factory.mktemp("trained")
     save_checkpoint(network, folder / "checkpoint", tokenizer_folder=checkpoint.tokenizer_folder)
