@@ -88,6 +88,17 @@ class Decoder:
             self._length = length
         return self._logits
 
+    def take_rows(self, rows: Ints) -> None:
+        """Row i goes on from where row rows[i] stands: rows (B') int64, of any number.
+
+        The next call has as many rows. Only the rows that change are copied where there stay as
+        many.
+        """
+        if len(rows) != len(self._mask):
+            self._logits = np.empty((len(rows), 0, self._logits.shape[2]), np.float32)
+        self._mask, self._positions = self._mask[rows], self._positions[rows]
+        self._cache.take_rows(self._binding, rows, self._length)
+
     def _bind_logits(self, length: int) -> None:
         if self._logits.shape[1] != length:
             batch, _, vocab_size = self._logits.shape

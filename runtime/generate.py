@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ..config import GPT2Config
 from ..errors import ConfigError, ContextOverflow, PromptError, RuntimeFailure
 from .decoder import Decoder
+from .logprobs import TokenLogprobs, token_logprobs
 from .sampling import SamplingParams
 from .static_decoder import StaticDecoder
 
@@ -43,6 +44,10 @@ class Generation:
     text: str | None
     """What they say, up to a stop string; None where the bundle has no tokenizer."""
     finish_reason: FinishReason
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    """Of each of `ids`, where they were asked for."""
+    score: float | None = None
+    """What beam search ranked it by: log-probability / length ** length_penalty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,7 @@ class Step:
     row: int
     token: int
     finish: FinishReason | None
+    logprobs: TokenLogprobs | None = None
 
 
 def new_token_limit(length: int, config: GPT2Config, limits: Limits) -> tuple[int, FinishReason]:
@@ -119,19 +125,24 @@ def generate_steps(
     open_decoder: Callable[[int, int], Decoder | StaticDecoder],
     prompts: Sequence[Sequence[int]],
     config: GPT2Config,
-    params: SamplingParams,
+    params: SamplingParams | Sequence[SamplingParams],
     limits: Limits,
     is_stopped: Callable[[int, int], bool] = lambda *_: False,
+    n: int = 1,
 ) -> Iterator[Step]:
     """Generate for all prompts together; yields a Step for every token of every unfinished row.
 
-    open_decoder(batch, capacity) gives the model. is_stopped(row, token) is told every token and
-    ends the row by returning True. The request is checked at once, PromptError or ContextOverflow;
-    nothing is computed or allocated before the first step is asked for, and closing the iterator
-    frees everything.
+    open_decoder(batch, capacity) gives the model. Every prompt has n rows that follow each other
+    and is read once. params are those of every row, or one for all. is_stopped(row, token) is told
+    every token and ends the row by returning True. The request is checked at once, PromptError,
+    ContextOverflow or ConfigError; nothing is computed or allocated before the first step is asked
+    for, and closing the iterator frees everything.
     """
     allowed = check_request(prompts, config, limits)
-    return _steps(open_decoder, prompts, allowed, config.eos_token_id, params, is_stopped)
+    each = [params] * (len(prompts) * n) if isinstance(params, SamplingParams) else params
+    for row in each:
+        row.check_ids(config.vocab_size)
+    return _steps(open_decoder, prompts, allowed, config.eos_token_id, each, is_stopped, n)
 
 
 def _steps(
@@ -139,39 +150,52 @@ def _steps(
     prompts: Sequence[Sequence[int]],
     allowed: Sequence[tuple[int, FinishReason]],
     eos_id: int | None,
-    params: SamplingParams,
+    params: Sequence[SamplingParams],
     is_stopped: Callable[[int, int], bool],
+    n: int,
 ) -> Iterator[Step]:
     longest = max(map(len, prompts))
-    batch = len(prompts)
     most = max(count for count, _ in allowed)
-    decoder = open_decoder(batch, longest + most - 1)
+    decoder = open_decoder(len(prompts), longest + most - 1)
     ids, mask = pad_left(prompts, longest)
-    # Prompt and new tokens of each row: what a repetition penalty looks at.
+    logits = decoder.prefill(ids, mask)
+    source = [at for at in range(len(prompts)) for _ in range(n)]  # the prompt of each row
+    if n > 1:
+        decoder.take_rows(np.array(source))
+        logits = logits[source]
+    batch = len(source)
+    # Prompt and new tokens of each row: what penalties look at.
     history = np.zeros((batch, longest + most), np.int64)
-    history[:, :longest] = ids
-    pickers = [params.picker() for _ in prompts]
+    history[:, :longest] = ids[source]
+    starts = [longest - len(prompts[at]) for at in source]
+    ends = [row.end_ids(eos_id) for row in params]
+    pickers = [
+        params[row].picker(
+            prompt_length=len(prompts[at]), limit=allowed[at][0], end_ids=ends[row]
+        )
+        for row, at in enumerate(source)
+    ]  # fmt: skip
     running = list(range(batch))
     tokens = np.zeros(batch, np.int64)
-    logits = decoder.prefill(ids, mask)
     for made in range(1, most + 1):
         for row in tuple(running):
-            start = longest - len(prompts[row])
             try:
-                token = pickers[row](logits[row], history[row, start : longest + made - 1])
+                token = pickers[row](logits[row], history[row, starts[row] : longest + made - 1])
             except RuntimeFailure as reason:
                 raise RuntimeFailure(f"{reason} (new token {made} of row {row})") from None
             tokens[row] = history[row, longest + made - 1] = token
             finish = None
-            if token == eos_id:
+            if token in ends[row]:
                 finish = FinishReason.EOS
             elif is_stopped(row, token):
                 finish = FinishReason.STOP
-            elif made == allowed[row][0]:
-                finish = allowed[row][1]
+            elif made == allowed[source[row]][0]:
+                finish = allowed[source[row]][1]
             if finish:
                 running.remove(row)
-            yield Step(row, token, finish)
+            top = params[row].logprobs
+            told = None if top is None else token_logprobs(logits[row], token, top)
+            yield Step(row, token, finish, told)
         if not running:
             return
         logits = decoder.step(tokens)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from ..bundle import GraphKind
 from ..errors import RuntimeFailure
 from ..spec import GraphSpec, past_names, present_names
+from .cache_rows import taken_rows
 
+Ints = npt.NDArray[np.int64]
 Device = tuple[str, int]
 """OrtValue's name of a device's type, and its number."""
 
@@ -44,16 +47,24 @@ class InPlaceCache:
     def __init__(
         self, binding: ort.IOBinding, spec: GraphSpec, batch: int, capacity: int, device: Device
     ) -> None:
+        self.device = device
         shape = (batch, spec.n_head, capacity, spec.head_dim)
         dtype = np.dtype(spec.kv_dtype)
         self.buffers = []
-        for past, present in zip(
-            past_names(spec.n_layer), present_names(spec.n_layer), strict=True
-        ):
+        pasts, presents = past_names(spec.n_layer), present_names(spec.n_layer)
+        self.names = list(zip(pasts, presents, strict=True))
+        for past, present in self.names:
             buffer = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), *device)
             binding.bind_ortvalue_input(past, buffer)
             binding.bind_ortvalue_output(present, buffer)
             self.buffers.append(buffer)
+
+    def take_rows(self, binding: ort.IOBinding, rows: Ints, length: int) -> None:
+        """Row i becomes row rows[i], of which the first `length` tokens are in use."""
+        for at, (past, present) in enumerate(self.names):
+            buffer = self.buffers[at] = taken_rows(self.buffers[at], rows, length, self.device)
+            binding.bind_ortvalue_input(past, buffer)
+            binding.bind_ortvalue_output(present, buffer)
 
     def before_step(self, _: ort.IOBinding) -> None:
         """Nothing: the buffers stay bound."""
@@ -74,6 +85,10 @@ class GrowingCache:
         self.present = present_names(spec.n_layer)
         empty = np.zeros((batch, spec.n_head, 0, spec.head_dim), spec.kv_dtype)
         self.values = [ort.OrtValue.ortvalue_from_numpy(empty, *device) for _ in self.names]
+
+    def take_rows(self, _: ort.IOBinding, rows: Ints, length: int) -> None:
+        """Row i becomes row rows[i]."""
+        self.values = [taken_rows(value, rows, length, self.device) for value in self.values]
 
     def before_step(self, binding: ort.IOBinding) -> None:
         for name, value in zip(self.names, self.values, strict=True):

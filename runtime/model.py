@@ -30,12 +30,21 @@ from ..spec import (
     POSITION_IDS,
     GraphSpec,
 )
+from .beam_run import run_beams
 from .decoder import Decoder
-from .generate import FinishReason, Generation, Limits, Step, check_request, generate_steps
+from .generate import (
+    FinishReason,
+    Generation,
+    Step,
+    check_prompts,
+    check_request,
+    generate_steps,
+)
 from .huge_pages import anonymous_regions, start_moving
+from .logprobs import Score, TokenLogprobs, score_ids
 from .sampling import SamplingParams
 from .session import device_of, open_session, plain_reason
-from .settings import Settings, split_settings
+from .settings import Request, Settings, read_settings
 from .static_decoder import StaticDecoder
 from .stop_text import RowText
 from .tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
@@ -151,13 +160,23 @@ class Model:
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a str is a Sequence of str, and comes first
-        self, prompts: str, **settings: Unpack[Settings]
+        self, prompts: str, *, n: None = None, **settings: Unpack[Settings]
     ) -> str: ...
     @overload
-    def generate(self, prompts: Sequence[str], **settings: Unpack[Settings]) -> list[str]: ...
+    def generate(  # type: ignore[overload-overlap]
+        self, prompts: str, *, n: int, **settings: Unpack[Settings]
+    ) -> list[str]: ...
+    @overload
     def generate(
-        self, prompts: str | Sequence[str], **settings: Unpack[Settings]
-    ) -> str | list[str]:
+        self, prompts: Sequence[str], *, n: None = None, **settings: Unpack[Settings]
+    ) -> list[str]: ...
+    @overload
+    def generate(
+        self, prompts: Sequence[str], *, n: int, **settings: Unpack[Settings]
+    ) -> list[list[str]]: ...
+    def generate(
+        self, prompts: str | Sequence[str], *, n: int | None = None, **settings: Unpack[Settings]
+    ) -> str | list[str] | list[list[str]]:
         """Continue one text, or several of any lengths together; returns what comes after each.
 
         A text in a batch becomes what it becomes alone, token for token. In fp32 the texts run
@@ -166,9 +185,14 @@ class Model:
         tokens that are as likely to change places: there they run one after another.
 
         Args:
+            n: so many continuations of each text, as a list. With a seed, the first is what n=1
+                gives and each other has a seed made from it. Beam search gives its n best, fewer
+                where the settings leave fewer.
             max_new_tokens: how many tokens at most, 64 unless told.
-            temperature, top_k, top_p, repetition_penalty, seed: see `SamplingParams`.
-                With a seed, every text is drawn as if it were alone.
+            temperature, top_k, top_p, min_p, typical_p, the penalties, bad_words, logit_bias and
+                the like: see `SamplingParams`. bad_words may be texts: see `encode_words`.
+            seed: with one, every text is drawn as if it were alone; a list has one for each text.
+            num_beams, length_penalty, early_stopping: see `BeamParams`. One text at a time.
             stop: a text, or several, at which to end; it is not part of the result.
             on_overflow: "error" refuses a request that exceeds the context window, "stop" ends
                 when the window is full. A prompt longer than the window is always refused.
@@ -176,39 +200,99 @@ class Model:
         Raises PromptError (ContextOverflow among them), ConfigError, RuntimeFailure, and
         TokenizerError where the bundle has no tokenizer.
         """
-        if isinstance(prompts, str):
-            return "".join(self.stream(prompts, **settings))
-        encoded = [self._encode(prompt) for prompt in prompts]
-        return [str(done.text) for done in self._generate(encoded, settings)]
+        _refuse_logprobs(settings)
+        one = isinstance(prompts, str)
+        several = [prompts] if isinstance(prompts, str) else prompts
+        encoded = [self._encode(prompt) for prompt in several]
+        texts = [[str(done.text) for done in rows] for rows in self._generate(encoded, settings, n)]
+        if n is None:
+            return texts[0][0] if one else [rows[0] for rows in texts]
+        return texts[0] if one else texts
 
     def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
         """The same text as `generate`, in pieces as it is made; a piece ends between characters.
 
-        A request that cannot be served is refused here, before the first piece is asked for.
-        Closing the iterator ends the generation and frees its cache.
+        A request that cannot be served is refused here, before the first piece is asked for: beam
+        search too, which knows its text only at the end. Closing the iterator ends the generation
+        and frees its cache.
         """
+        _refuse_logprobs(settings)
         ids = self._encode(prompt)
-        params, limits, stop = split_settings(settings)
-        text = RowText(self._tokenizer(), stop)
+        request = read_settings(settings, None, self._encode)
+        if request.beams.num_beams > 1:
+            raise ConfigError("beam search has no text to stream until its end: use generate()")
+        text = RowText(self._tokenizer(), request.stop)
         steps = generate_steps(
-            self.open_decoder, [ids], self._bounds, params, limits, lambda _, token: text.add(token)
-        )
+            self.open_decoder, [ids], self._bounds, request.rows(1), request.limits,
+            lambda _, token: text.add(token),
+        )  # fmt: skip
         return _pieces(steps, text)
 
     @overload
-    def generate_ids(self, prompts: Sequence[int], **settings: Unpack[Settings]) -> Generation: ...
+    def generate_ids(
+        self, prompts: Sequence[int], *, n: None = None, **settings: Unpack[Settings]
+    ) -> Generation: ...
     @overload
     def generate_ids(
-        self, prompts: Sequence[Sequence[int]], **settings: Unpack[Settings]
+        self, prompts: Sequence[int], *, n: int, **settings: Unpack[Settings]
     ) -> list[Generation]: ...
+    @overload
     def generate_ids(
-        self, prompts: Sequence[int] | Sequence[Sequence[int]], **settings: Unpack[Settings]
-    ) -> Generation | list[Generation]:
-        """The same on token ids: one prompt of ids gives one Generation, several a list."""
+        self, prompts: Sequence[Sequence[int]], *, n: None = None, **settings: Unpack[Settings]
+    ) -> list[Generation]: ...
+    @overload
+    def generate_ids(
+        self, prompts: Sequence[Sequence[int]], *, n: int, **settings: Unpack[Settings]
+    ) -> list[list[Generation]]: ...
+    def generate_ids(
+        self,
+        prompts: Sequence[int] | Sequence[Sequence[int]],
+        *,
+        n: int | None = None,
+        **settings: Unpack[Settings],
+    ) -> Generation | list[Generation] | list[list[Generation]]:
+        """The same on token ids: one prompt of ids gives one Generation, several a list.
+
+        A Generation holds more than the text: why it ended, and with logprobs=k how likely the
+        model held each new token and the k likeliest in its place.
+        """
         rows = list(prompts)
-        if rows and isinstance(rows[0], Sequence | np.ndarray):
-            return self._generate(rows, settings)  # type: ignore[arg-type]
-        return self._generate([rows], settings)[0]  # type: ignore[list-item]
+        several = bool(rows) and isinstance(rows[0], Sequence | np.ndarray)
+        done = self._generate(rows if several else [rows], settings, n)  # type: ignore[arg-type,list-item]
+        if n is None:
+            return [each[0] for each in done] if several else done[0][0]
+        return done if several else done[0]
+
+    @overload
+    def score(  # type: ignore[overload-overlap]
+        self, texts: str, *, bos: bool = False
+    ) -> Score: ...
+    @overload
+    def score(self, texts: Sequence[str], *, bos: bool = False) -> list[Score]: ...
+    def score(self, texts: str | Sequence[str], *, bos: bool = False) -> Score | list[Score]:
+        """The log-likelihood of one text, or of each of several, and of every token in it.
+
+        The first token has none, as nothing comes before it, unless `bos`: then the model's
+        beginning-of-text token (for GPT-2 <|endoftext|>) does.
+
+        Raises PromptError for an empty text, ContextOverflow for one that the context window does
+        not hold, ConfigError where `bos` is asked of a model without such a token, RuntimeFailure,
+        TokenizerError.
+        """
+        if isinstance(texts, str):
+            return self.score_ids(self._encode(texts), bos=bos)
+        return [self.score_ids(self._encode(text), bos=bos) for text in texts]
+
+    def score_ids(self, ids: Sequence[int], *, bos: bool = False) -> Score:
+        """The same of token ids."""
+        check_prompts([ids], self.config)
+        before = None
+        if bos:
+            before = self.config.bos_token_id
+            if before is None:
+                raise ConfigError("bos: the model's config.json names no bos_token_id")
+        whole = [int(id) for id in ids]
+        return score_ids(self.logits, whole, before=before, window=self.window)
 
     def logits(
         self,
@@ -286,42 +370,64 @@ class Model:
             raise PromptError(f"a prompt must be a text, but is {type(prompt).__name__}")
         return self._tokenizer().encode(prompt)
 
-    def _generate(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> list[Generation]:
-        params, limits, stop = split_settings(settings)
-        check_request(prompts, self._bounds, limits)
+    def _generate(
+        self, prompts: Sequence[Prompt], settings: Mapping[str, Any], n: int | None
+    ) -> list[list[Generation]]:
+        """For each prompt its sequences."""
+        request = read_settings(settings, n, self._encode)
+        rows = request.rows(len(prompts))
+        allowed = check_request(prompts, self._bounds, request.limits)
+        rows[0].check_ids(self.config.vocab_size)
+        if request.beams.num_beams > 1:
+            tokenizer = self._tokenizer() if request.stop else self.tokenizer
+            return [
+                run_beams(
+                    self.open_decoder, prompt, most, self.config.eos_token_id,
+                    request, tokenizer,
+                )
+                for prompt, most in zip(prompts, allowed, strict=True)
+            ]  # fmt: skip
+        n = request.n
         # Only fp32 is exact in a batch: what rounds as it runs amplifies last bits into tokens.
-        together = self.variant.precision is Precision.FP32
-        batches = [prompts] if together else [[prompt] for prompt in prompts]
-        return [row for batch in batches for row in self._run(batch, params, limits, stop)]
+        if self.variant.precision is Precision.FP32:
+            done = self._run(prompts, rows, request, n)
+        else:
+            alone = [(prompts[at // n], row) for at, row in enumerate(rows)]
+            done = [self._run([prompt], [row], request, 1)[0] for prompt, row in alone]
+        return [done[at : at + n] for at in range(0, len(done), n)]
 
     def _run(
         self,
         prompts: Sequence[Prompt],
-        params: SamplingParams,
-        limits: Limits,
-        stop: tuple[str, ...],
+        rows: Sequence[SamplingParams],
+        request: Request,
+        n: int,
     ) -> list[Generation]:
-        tokenizer = self._tokenizer() if stop else self.tokenizer
-        texts = [RowText(tokenizer, stop) for _ in prompts] if tokenizer else []
-        ids: list[list[int]] = [[] for _ in prompts]
-        reasons = [FinishReason.LENGTH for _ in prompts]
+        """n rows of each prompt, together."""
+        tokenizer = self._tokenizer() if request.stop else self.tokenizer
+        texts = [RowText(tokenizer, request.stop) for _ in rows] if tokenizer else []
+        ids: list[list[int]] = [[] for _ in rows]
+        told: list[list[TokenLogprobs]] = [[] for _ in rows]
+        reasons = [FinishReason.LENGTH for _ in rows]
         steps = generate_steps(
-            self.open_decoder, prompts, self._bounds, params, limits,
-            lambda row, token: bool(texts) and texts[row].add(token),
+            self.open_decoder, prompts, self._bounds, rows, request.limits,
+            lambda row, token: bool(texts) and texts[row].add(token), n,
         )  # fmt: skip
         for step in steps:
             if step.finish is not FinishReason.EOS:
                 ids[step.row].append(step.token)
+                told[step.row] += [step.logprobs] if step.logprobs else []
             if step.finish:
                 reasons[step.row] = step.finish
         return [
             Generation(
-                prompt_ids=tuple(map(int, prompt)),
+                prompt_ids=tuple(map(int, prompts[row // n])),
                 ids=tuple(made),
                 text=texts[row].take() + texts[row].finish() if texts else None,
                 finish_reason=reasons[row],
+                logprobs=None if request.params.logprobs is None else tuple(told[row]),
             )
-            for row, (prompt, made) in enumerate(zip(prompts, ids, strict=True))
+            for row, made in enumerate(ids)
         ]
 
     def _tokenizer(self) -> Tokenizer:
@@ -331,6 +437,11 @@ class Model:
                 "generate_ids() works on token ids"
             )
         return self.tokenizer
+
+
+def _refuse_logprobs(settings: Mapping[str, Any]) -> None:
+    if settings.get("logprobs") is not None:
+        raise ConfigError("logprobs are part of a Generation: use generate_ids()")
 
 
 def _pieces(steps: Iterator[Step], text: RowText) -> Iterator[str]:

@@ -1,32 +1,34 @@
-"""From logits to the next token, with the meanings that transformers gives the settings.
+"""How the next token is chosen: the settings, and the function that they make.
 
-Order: repetition penalty, temperature, top-k, top-p, draw. Sources: Keskar et al. 2019 (CTRL) for
-the repetition penalty, Fan et al. 2018 for top-k, Holtzman et al. 2020 for top-p.
+The logits go through `processors`, then the likeliest token is taken, or one is drawn by `warpers`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import ConfigError, RuntimeFailure
+from .processors import Floats, Ints, Processor, process, processors_of
+from .setting_checks import check_number, check_vocabulary, check_whole, token_ids, token_values
+from .warpers import draw, likely
 
-Floats = npt.NDArray[np.float32]
-Weights = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Pick = Callable[[Floats, Ints], int]
+NO_TOKEN_LEFT = "the settings leave no token to choose: they forbid every one"
 
-_BLOCK = 128
-_WORTH_A_PASS = 0.9  # a pass over a vocabulary pays while it leaves less than this share of it
+_LARGEST_PENALTY = 2.0  # OpenAI's bound of presence and frequency penalties, and vLLM's
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How tokens are chosen. The default is greedy."""
+    """How tokens are chosen. The default is greedy.
+
+    All but the last group have the names and meanings of transformers' GenerationConfig, or, where
+    it has none, of OpenAI's API. Raises ConfigError for a value out of range.
+    """
 
     temperature: float = 0.0
     """0 takes the likeliest token; 1 draws from the model's distribution as it is."""
@@ -34,148 +36,165 @@ class SamplingParams:
     """Draw from the k likeliest tokens only."""
     top_p: float | None = None
     """Draw from the fewest tokens that together have this probability."""
-    repetition_penalty: float = 1.0
-    """Above 1: tokens that prompt or text already hold become less likely."""
+    min_p: float | None = None
+    """Draw from the tokens that have this share of the likeliest one's probability."""
+    typical_p: float | None = None
+    """Draw from the tokens whose surprise is nearest to the mean, that together have this much."""
     seed: int | None = None
     """Same seed, same text; None draws one."""
 
-    def __post_init__(self) -> None:
-        _within("temperature", self.temperature, low=0)
-        _within("repetition_penalty", self.repetition_penalty, low=0, open_low=True)
-        if self.top_p is not None:
-            _within("top_p", self.top_p, low=0, high=1, open_low=True)
-        for name, low in (("top_k", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < low):
-                raise ConfigError(
-                    f"{name} must be a whole number of at least {low}, but is {value!r}"
-                )
+    repetition_penalty: float = 1.0
+    """Above 1: tokens that prompt or text already hold become less likely."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of every token of the new text, not of the prompt; -2 to 2."""
+    frequency_penalty: float = 0.0
+    """The same for every time that the new text holds the token; -2 to 2."""
+    no_repeat_ngram_size: int | None = None
+    """No run of so many tokens comes twice, the prompt included."""
 
-    def picker(self) -> Pick:
+    bad_words: Sequence[Sequence[int]] = ()
+    """Token sequences that never come; generate() takes texts as well. An end-of-text id alone is
+    passed over, as in transformers, and a prompt shorter than the sequence is no excuse, as it is
+    there."""
+    suppress_tokens: Sequence[int] = ()
+    """Ids that never come."""
+    begin_suppress_tokens: Sequence[int] = ()
+    """Ids that are not the first new token (the first that is not forced)."""
+    forced_tokens: Mapping[int, int] = field(default_factory=dict, hash=False)
+    """Which id comes at which new token: 0 is the first, -1 the last that max_new_tokens allow."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    """Added to the logit of each id; -inf forbids it."""
+    min_new_tokens: int = 0
+    """No end-of-text token before so many; a stop string may end the text earlier."""
+    stop_ids: Sequence[int] | None = None
+    """What ends the text, in place of the model's end-of-text id; () lets it go on."""
+
+    processors: Sequence[Processor] = ()
+    """Functions of your own, (token_ids (L,) int64, logits (V,) float32) -> logits, called in order
+    after all of the above and before temperature. The logits are yours to change."""
+    logprobs: int | None = None
+    """Report each new token's log-probability, and those of so many likeliest ones."""
+
+    def __post_init__(self) -> None:
+        check_number("temperature", self.temperature, low=0)
+        check_number("repetition_penalty", self.repetition_penalty, low=0, open_low=True)
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            check_number(name, value, low=-_LARGEST_PENALTY, high=_LARGEST_PENALTY)
+        for name in ("top_p", "typical_p", "min_p"):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, low=0, high=1, open_low=name != "min_p")
+        for name, low in (("top_k", 1), ("no_repeat_ngram_size", 1), ("seed", 0), ("logprobs", 0)):
+            if (value := getattr(self, name)) is not None:
+                check_whole(name, value, low=low)
+        check_whole("min_new_tokens", self.min_new_tokens, low=0)
+        self._freeze()
+        both = set(self.suppress_tokens) & set(self.forced_tokens.values())
+        if both:
+            raise ConfigError(f"token id {min(both)} is in suppress_tokens and in forced_tokens")
+
+    def _freeze(self) -> None:
+        """Sequences become tuples, mappings copies, so that nobody changes them later."""
+        kept: dict[str, object] = {
+            name: token_ids(name, getattr(self, name))
+            for name in ("suppress_tokens", "begin_suppress_tokens")
+        }
+        if self.stop_ids is not None:
+            kept["stop_ids"] = token_ids("stop_ids", self.stop_ids)
+        kept["bad_words"] = _sequences(self.bad_words)
+        kept["logit_bias"] = token_values("logit_bias", self.logit_bias, example="{50256: -100}")
+        forced = token_values("forced_tokens", self.forced_tokens, example="{0: 464, -1: 50256}")
+        for at, id in forced.items():
+            if id < 0 or id != int(id):
+                raise ConfigError(f"forced_tokens must hold token ids, but has {at}: {id!r}")
+        kept["forced_tokens"] = {at: int(id) for at, id in forced.items()}
+        own = self.processors
+        if isinstance(own, str) or not isinstance(own, Sequence) or not all(map(callable, own)):
+            raise ConfigError(f"processors must be a list of functions, but is {own!r}")
+        kept["processors"] = tuple(own)
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def first_free_position(self) -> int:
+        """The first new token that is not forced, counted from 0."""
+        return next(at for at in range(len(self.forced_tokens) + 1) if at not in self.forced_tokens)
+
+    def end_ids(self, eos_id: int | None) -> tuple[int, ...]:
+        """The tokens that end a text of a model whose end-of-text id is `eos_id`."""
+        if self.stop_ids is not None:
+            return tuple(self.stop_ids)
+        return () if eos_id is None else (eos_id,)
+
+    def check_ids(self, vocab_size: int) -> None:
+        """ConfigError unless every id is one of the model's."""
+        for name, ids in (
+            ("bad_words", [id for word in self.bad_words for id in word]),
+            ("suppress_tokens", self.suppress_tokens),
+            ("begin_suppress_tokens", self.begin_suppress_tokens),
+            ("forced_tokens", self.forced_tokens.values()),
+            ("logit_bias", self.logit_bias),
+            ("stop_ids", self.stop_ids or ()),
+        ):
+            check_vocabulary(name, ids, vocab_size)
+        if self.logprobs is not None and self.logprobs > vocab_size:
+            raise ConfigError(
+                f"logprobs must be at most the vocabulary's {vocab_size}, but is {self.logprobs}"
+            )
+
+    def picker(
+        self, *, prompt_length: int = 0, limit: int | None = None, end_ids: Sequence[int] = ()
+    ) -> Pick:
         """A function (logits (V,), token ids so far) -> token id, with a random state of its own.
 
-        Every row of a batch gets one from the same seed, so that it draws as if it were alone.
+        Every row of a batch gets one from the same seed, so that it draws as if it were alone. It
+        is called once a new token, and knows nothing but its random state and what it is given.
+
+        Args:
+            prompt_length: how many of the ids are the prompt's; the penalties of the new text alone
+                and the settings of positions begin after them.
+            limit: the most new tokens, from which positions below 0 in forced_tokens count.
+            end_ids: the tokens that end the text, which min_new_tokens hold back.
         """
-        return _Picker(self, np.random.default_rng(self.seed))
+        chain = processors_of(self, prompt_length=prompt_length, limit=limit, end_ids=end_ids)
+        return _Picker(self, chain, np.random.default_rng(self.seed))
 
 
 @dataclass
 class _Picker:
     params: SamplingParams
+    chain: Sequence[Processor]
     rng: np.random.Generator
 
     def __call__(self, logits: Floats, history: Ints) -> int:
-        params = self.params
-        if params.repetition_penalty != 1.0:
-            logits = penalize(logits, history, params.repetition_penalty)
         best = int(logits.argmax())
         # argmax returns the first NaN where there is one, so this one look covers them all.
         if not math.isfinite(logits[best]):
             raise RuntimeFailure("the model's logits are not numbers")
-        if params.temperature == 0:
+        if self.chain:
+            logits = process(self.chain, history, logits)
+            best = int(logits.argmax())
+            if logits[best] == -math.inf:
+                raise ConfigError(NO_TOKEN_LEFT)
+        if self.params.temperature == 0:
             return best
-        ids, weights = likely(logits, params)
+        ids, weights = likely(logits, self.params)
         drawn = draw(weights, self.rng.random())
         return drawn if ids is None else int(ids[drawn])
 
 
-def penalize(logits: Floats, history: Ints, penalty: float) -> Floats:
-    """Divide positive and multiply negative logits of tokens seen before."""
-    logits = logits.copy()
-    values = logits[history]  # a token seen twice is here twice, and is set twice to one value
-    logits[history] = np.where(values < 0, values * penalty, values / penalty)
-    return logits
+def sequence_seed(seed: int | None, sequence: int) -> int | None:
+    """The seed of one of several sequences of a prompt; the first has the prompt's own."""
+    if seed is None or not sequence:
+        return seed
+    state = np.random.SeedSequence(seed, spawn_key=(sequence,)).generate_state(1, np.uint64)
+    return int(state[0])
 
 
-def likely(logits: Floats, params: SamplingParams) -> tuple[Ints | None, Weights]:
-    """The token ids that may be drawn, rising, and their weights: probabilities times a factor.
-
-    Applies temperature, top-k and top-p to finite logits (V,); temperature must be above 0. Ids of
-    None are all ids.
-    """
-    best = logits.max()
-    ids = None
-    if params.top_k is not None and params.top_k < len(logits):
-        ids = np.flatnonzero(logits >= kth_highest(logits, params.top_k))
-        logits = logits[ids]
-    weights = logits.astype(np.float64)
-    # In place: fresh memory for a vocabulary costs more than the arithmetic.
-    weights -= best
-    with np.errstate(over="ignore"):  # near temperature 0 a difference may become -inf: weight 0
-        weights /= params.temperature
-    np.exp(weights, out=weights)
-    if params.top_p is not None and params.top_p < 1:
-        kept = nucleus(weights, params.top_p)
-        ids = kept if ids is None else ids[kept]
-        weights = weights[kept]
-    return ids, weights
-
-
-def kth_highest(values: Floats, k: int) -> float:
-    """The k-th highest value: all that reach it are in the top k, ties with it among them."""
-    count = len(values) // _BLOCK
-    if k <= count:
-        # The k-th highest of the blocks' maxima is a lower bound, which few values reach: a
-        # fifth of the time that partitioning a vocabulary of 50,257 takes.
-        maxima = values[: count * _BLOCK].reshape(count, _BLOCK).max(axis=1)
-        values = values[values >= np.partition(maxima, -k)[-k]]
-    return float(np.partition(values, -k)[-k])
-
-
-def nucleus(weights: Weights, p: float) -> Ints:
-    """Positions, rising, of the fewest weights that together exceed p of the sum; at least one.
-
-    As in transformers, the lowest go first, as long as they add up to no more than 1 - p of the
-    sum. Of equal weights at the border all stay.
-    """
-    values = weights
-    total = float(values.sum())
-    budget = (1 - p) * total
-    while len(values) > _BLOCK:
-        # n weights that are all below budget / n fit into the budget whatever their order: most
-        # of a vocabulary goes this way, and only the rest must be sorted.
-        rest = values[values > budget / len(values)]
-        if not 0 < len(rest) < _WORTH_A_PASS * len(values):
-            break
-        left = float(rest.sum())
-        budget -= total - left
-        values, total = rest, left
-    values = np.sort(values)
-    removed = int((np.cumsum(values) <= budget).sum())
-    return np.flatnonzero(weights >= values[min(removed, len(values) - 1)])
-
-
-def draw(weights: Weights, share: float) -> int:
-    """The position at which the running sum of the weights passes `share`, 0 to 1, of the whole."""
-    if len(weights) <= 2 * _BLOCK:
-        return _search(weights, share * float(weights.sum()))
-    # By blocks first: a running sum over a whole vocabulary takes six times as long.
-    blocks = np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK))
-    target = share * float(blocks.sum())
-    block = _search(blocks, target)
-    target -= float(blocks[:block].sum())
-    start = block * _BLOCK
-    return start + _search(weights[start : start + _BLOCK], target)
-
-
-def _search(weights: Weights, target: float) -> int:
-    """Where the running sum passes `target`; rounding never leads to a weight of 0."""
-    running = np.cumsum(weights)
-    found = int(np.searchsorted(running, max(target, 0.0), side="right"))
-    return found if found < len(weights) else int(np.flatnonzero(weights)[-1])
-
-
-def _within(
-    name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False
-) -> None:
-    fits = (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and (value > low if open_low else value >= low)
-        and value <= high
-    )
-    if not fits:
-        lower = f"above {low:g}" if open_low else f"of at least {low:g}"
-        upper = "" if high == math.inf else f" and at most {high:g}"
-        raise ConfigError(f"{name} must be a number {lower}{upper}, but is {value!r}")
+def _sequences(words: object) -> tuple[tuple[int, ...], ...]:
+    if isinstance(words, str) or not isinstance(words, Sequence):
+        raise ConfigError(f"bad_words must be lists of token ids, but is {words!r}")
+    found = tuple(token_ids("each of bad_words", word) for word in words)
+    if not all(found):
+        raise ConfigError("bad_words must not be empty lists")
+    return found

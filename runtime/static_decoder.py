@@ -84,6 +84,11 @@ class StaticDecoder:
         finally:
             self._rows = kept
 
+    def take_rows(self, rows: Ints) -> None:
+        """Row i goes on from where row rows[i] stands: rows (B') int64, of any number."""
+        # Uncopied: a call gives a row a new cache and changes no old one.
+        self._rows = [_Row(self._rows[row].cache, self._rows[row].length) for row in rows]
+
     def read_all(self, ids: Ints, mask: Ints) -> Floats:
         """Logits (B, S, V) of every token of new rows; where the mask is 0 they are 0."""
         logits = np.zeros((*ids.shape, self._spec.vocab_size), np.float32)

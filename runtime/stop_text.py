@@ -70,3 +70,18 @@ class RowText:
 
     def finish(self) -> str:
         return self._assembler.finish()
+
+
+def ends_in_stop(tokenizer: Tokenizer, stop: Sequence[str], ids: Sequence[int]) -> bool:
+    """Whether the last of the tokens completes a stop string.
+
+    Only as much of the text is looked at as a stop string that ends in the last token can reach.
+    """
+    wanted = [text.encode("utf-8", "surrogatepass") for text in stop]
+    end = tokenizer.token_bytes(ids[-1])
+    needed = len(end) + max(map(len, wanted), default=0) - 1
+    for id in reversed(ids[:-1]):
+        if len(end) >= needed:
+            break
+        end = tokenizer.token_bytes(id) + end
+    return any(text in end for text in wanted)

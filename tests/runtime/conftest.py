@@ -6,12 +6,18 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import torch
 import transformers
 
 from gpt2edge.runtime import Model, load
+
+if TYPE_CHECKING:
+    from gpt2edge.model import Checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +34,63 @@ def variants(tiny_bundle: Path) -> dict[str, Model]:
 @pytest.fixture(scope="session")
 def original(tiny_folder: Path) -> transformers.GPT2LMHeadModel:
     return transformers.GPT2LMHeadModel.from_pretrained(tiny_folder).eval()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A small model that has learned where a sentence ends, here and in transformers."""
+
+    variants: dict[str, Model]
+    original: transformers.GPT2LMHeadModel
+    prompts: list[list[int]]
+
+
+@pytest.fixture(scope="session")
+def trained(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    """Trained for some seconds on sentences of the language reference, each with an end of text.
+
+    Probabilities as a random model has them tell little of a search: its beams never end.
+    """
+    from pydoc_data.topics import topics
+
+    from gpt2edge.export import export_bundle
+    from gpt2edge.model import initialize, save_checkpoint
+    from gpt2edge.runtime.tokenizer import Tokenizer
+
+    checkpoint = make_checkpoint(n_positions=64, n_layer=2)
+    network = initialize(checkpoint.model, seed=1).train()
+    assert checkpoint.tokenizer_folder is not None
+    tokenizer = Tokenizer.from_folder(checkpoint.tokenizer_folder)
+    end = checkpoint.config.eos_token_id
+    text = " ".join(topics[name] for name in sorted(topics))[:60_000]
+    sentences = [tokenizer.encode(each + ".") for each in text.replace("\n", " ").split(". ")]
+    ids = torch.tensor([id for sentence in sentences for id in (*sentence, end)])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(
+        1
+    )  # so small a model gains nothing from more, and waits on a busy machine
+    for _ in range(250):
+        starts = torch.randint(len(ids) - 64, (8,), generator=generator)
+        rows = torch.stack([ids[start : start + 64] for start in starts])
+        logits, _ = network(rows[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    torch.set_num_threads(threads)
+    network.eval()
+    folder = tmp_path_factory.mktemp("trained")
+    save_checkpoint(network, folder / "checkpoint", tokenizer_folder=checkpoint.tokenizer_folder)
+    export_bundle(checkpoint, folder / "bundle")
+    return Trained(
+        {name: load(folder / "bundle", name, threads=1) for name in ("fp32", "fp32-portable")},
+        transformers.GPT2LMHeadModel.from_pretrained(folder / "checkpoint").eval(),
+        [sentences[at][: 3 + at % 9] for at in (3, 50, 111, 160)],
+    )
 
 
 @pytest.fixture

@@ -102,3 +102,46 @@ def test_a_failing_run_is_one_line(model: Model) -> None:
     with pytest.raises(RuntimeFailure, match="CPUExecutionProvider failed at length 1") as caught:
         decoder.step(np.array([model.config.vocab_size + 1000]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0, 1], [1, 1, 1], [0, 2, 2], [2, 2, 1, 0, 1], [1]])
+def test_rows_taken_go_on_as_their_parents(
+    variants: dict[str, Model], name: str, rows: list[int]
+) -> None:
+    model = variants[name]
+    ids, mask = pad_left(PROMPTS, 20)
+    decoder = model.open_decoder(len(PROMPTS), 20 + len(NEW))
+    decoder.prefill(ids, mask)
+    decoder.step(NEW[0])
+    decoder.take_rows(np.array(rows))
+    fed = [[*PROMPTS[row], NEW[0, row]] for row in rows]
+    for tokens in np.random.default_rng(1).integers(0, 400, (4, len(rows))):
+        stepped = decoder.step(tokens).copy()
+        assert stepped.shape == (len(rows), model.config.vocab_size)
+        for at, token in enumerate(tokens):
+            fed[at].append(token)
+            whole = model.logits([fed[at]])[0, -1]
+            # Roundings of several steps and of another batch come together; rows differ by far more.
+            assert np.abs(stepped[at] - whole).max() < 2 * TOLERANCE[name]
+
+
+def test_rows_taken_in_place_copy_only_what_moves(model: Model) -> None:
+    decoder = model.open_decoder(3, 12)
+    ids = np.arange(18).reshape(3, 6)
+    decoder.prefill(ids, np.ones_like(ids))
+    buffers = list(decoder._cache.buffers)  # type: ignore[union-attr]
+    before = [buffer.numpy() for buffer in buffers]
+    decoder.take_rows(np.array([0, 0, 2]))
+    assert all(a is b for a, b in zip(buffers, decoder._cache.buffers, strict=True))  # type: ignore[union-attr]
+    for buffer, old in zip(buffers, before, strict=True):
+        assert np.array_equal(buffer.numpy()[:, :, :6], old[[0, 0, 2]][:, :, :6])
+
+
+def test_rows_taken_before_anything_is_read(variants: dict[str, Model]) -> None:
+    for name in ("fp32", "fp32-portable"):
+        decoder = variants[name].open_decoder(1, 4)
+        decoder.take_rows(np.zeros(2, np.int64))
+        logits = decoder.prefill(np.array([[1, 2], [3, 4]]), np.ones((2, 2), np.int64))
+        whole = variants[name].logits([[1, 2], [3, 4]])[:, -1]
+        assert np.abs(logits - whole).max() < TOLERANCE[name]

@@ -1,4 +1,4 @@
-"""Sampling against transformers' logits processors, and against plain definitions."""
+"""Settings of sampling, and the picker that they make."""
 
 from __future__ import annotations
 
@@ -7,20 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from gpt2edge.errors import ConfigError, RuntimeFailure
 from gpt2edge.runtime import SamplingParams
-from gpt2edge.runtime.sampling import draw, kth_highest, likely, nucleus, penalize
+from gpt2edge.runtime.sampling import sequence_seed
 
 VOCABULARY = 50_257
 HISTORY = np.random.default_rng(1).integers(0, VOCABULARY, 300)
@@ -31,77 +21,9 @@ def logits_of(spread: float, size: int = VOCABULARY) -> np.ndarray:
     return (spread * noise).astype(np.float32)
 
 
-def theirs(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
-    """Probabilities after the processors of transformers' generate(), in its order."""
-    processors = LogitsProcessorList()
-    if params.repetition_penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
-    if params.temperature != 1:
-        processors.append(TemperatureLogitsWarper(params.temperature))
-    if params.top_k is not None:
-        processors.append(TopKLogitsWarper(params.top_k))
-    if params.top_p is not None:
-        processors.append(TopPLogitsWarper(params.top_p))
-    scores = processors(torch.from_numpy(HISTORY)[None], torch.from_numpy(logits)[None].double())
-    return scores[0].softmax(-1).numpy()
-
-
-def ours(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
-    if params.repetition_penalty != 1:
-        logits = penalize(logits, HISTORY, params.repetition_penalty)
-    ids, weights = likely(logits, params)
-    out = np.zeros(len(logits))
-    out[slice(None) if ids is None else ids] = weights / weights.sum()
-    return out
-
-
-@pytest.mark.parametrize("spread", [0.3, 3.0, 12.0])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"temperature": 1.0},
-        {"temperature": 0.7},
-        {"temperature": 1.0, "repetition_penalty": 1.3},
-        {"temperature": 1.0, "repetition_penalty": 0.8},
-        {"temperature": 1.0, "top_k": 1},
-        {"temperature": 1.0, "top_k": 40},
-        {"temperature": 1.0, "top_k": 5000},
-        {"temperature": 1.0, "top_k": 60_000},
-        {"temperature": 1.0, "top_p": 0.9},
-        {"temperature": 1.0, "top_p": 0.05},
-        {"temperature": 1.0, "top_p": 1.0},
-        {"temperature": 1.5, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.1},
-    ],
-)
-def test_same_distribution_as_transformers(settings: dict[str, Any], spread: float) -> None:
-    params = SamplingParams(**settings)
-    logits = logits_of(spread)
-    mine, expected = ours(logits, params), theirs(logits, params)
-    assert np.array_equal(mine > 0, expected > 0)
-    # float32 logits here, float64 there: the penalty rounds differently in the last place.
-    np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=0)
-
-
 def test_greedy_is_the_first_of_the_highest() -> None:
     pick = SamplingParams().picker()
     assert pick(np.array([1, 3, 3, 2], np.float32), HISTORY[:0]) == 1
-
-
-@pytest.mark.parametrize("temperature", [1e-9, 5e-324])
-def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
-    logits = logits_of(3.0)
-    pick = SamplingParams(temperature=temperature, seed=0).picker()
-    assert [pick(logits, HISTORY) for _ in range(5)] == [int(logits.argmax())] * 5
-
-
-def test_draws_follow_the_distribution() -> None:
-    logits = logits_of(1.5, size=12)
-    expected = np.exp(logits) / np.exp(logits).sum()
-    pick = SamplingParams(temperature=1.0, seed=7).picker()
-    n = 20_000
-    counts = np.bincount([pick(logits, HISTORY[:0]) for _ in range(n)], minlength=12)
-    sigma = np.sqrt(n * expected * (1 - expected))
-    assert (np.abs(counts - n * expected) < 4.5 * sigma).all()
 
 
 def test_a_seed_repeats_and_none_does_not() -> None:
@@ -114,37 +36,6 @@ def test_a_seed_repeats_and_none_does_not() -> None:
     assert drawn(3) == drawn(3)
     assert drawn(3) != drawn(4)
     assert drawn(None) != drawn(None)
-
-
-NUMBERS = st.lists(st.sampled_from([0.0, 1e-300, 0.25, 0.5, 1.0, 3.0]), min_size=1, max_size=700)
-
-
-@given(NUMBERS, st.floats(0, 1, exclude_max=True))
-def test_draw_is_where_the_running_sum_passes(values: list[float], share: float) -> None:
-    weights = np.array([*values, 1.0])
-    found = draw(weights, share)
-    total = math.fsum(weights)
-    assert weights[found] > 0
-    assert math.fsum(weights[:found]) <= share * total + 1e-9 * total
-    assert math.fsum(weights[: found + 1]) >= share * total - 1e-9 * total
-
-
-@given(NUMBERS, st.integers(1, 700))
-def test_kth_highest(values: list[float], k: int) -> None:
-    k = min(k, len(values))
-    array = np.array(values, np.float32)
-    assert kth_highest(array, k) == np.sort(array)[-k]
-
-
-@given(NUMBERS, st.floats(1e-12, 1 - 1e-12))
-def test_nucleus_is_the_smallest_that_suffices(values: list[float], p: float) -> None:
-    weights = np.array([*values, 1.0])
-    kept = nucleus(weights, p)
-    total, border = math.fsum(weights), weights[kept].min()
-    assert set(np.flatnonzero(weights >= border)) == set(kept)  # the highest, ties among them
-    assert math.fsum(weights[weights < border]) <= (1 - p) * total + 1e-9 * total
-    # Without all of its lowest it would not suffice.
-    assert math.fsum(weights[weights > border]) <= p * total + 1e-9 * total
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -174,8 +65,102 @@ def test_logits_that_are_no_numbers(temperature: float, poison: float) -> None:
         ({"repetition_penalty": 0}, "repetition_penalty must be a number above 0, but is 0"),
         ({"seed": -1}, "seed must be a whole number of at least 0, but is -1"),
         ({"seed": "x"}, "seed must be a whole number of at least 0, but is 'x'"),
+        ({"min_p": -0.1}, "min_p must be a number of at least 0 and at most 1, but is -0.1"),
+        ({"min_p": 1.1}, "min_p must be .* but is 1.1"),
+        ({"typical_p": 0}, "typical_p must be a number above 0 and at most 1, but is 0"),
+        ({"presence_penalty": 2.5}, "presence_penalty must be .* at least -2 and at most 2"),
+        ({"frequency_penalty": math.nan}, "frequency_penalty must be .* but is nan"),
+        ({"no_repeat_ngram_size": 0}, "no_repeat_ngram_size must be a whole number .* but is 0"),
+        ({"min_new_tokens": -1}, "min_new_tokens must be a whole number of at least 0, but is -1"),
+        ({"min_new_tokens": None}, "min_new_tokens must be .* but is None"),
+        ({"logprobs": -1}, "logprobs must be a whole number of at least 0, but is -1"),
+        ({"bad_words": "word"}, "bad_words must be lists of token ids, but is 'word'"),
+        ({"bad_words": ["word"]}, "each of bad_words must be token ids, .* but is 'word'"),
+        ({"bad_words": [[]]}, "bad_words must not be empty lists"),
+        ({"bad_words": [[-1]]}, "each of bad_words must be token ids"),
+        ({"bad_words": 5}, "bad_words must be lists of token ids, but is 5"),
+        ({"suppress_tokens": 5}, r"suppress_tokens must be token ids, as \[3, 50256\], but is 5"),
+        ({"suppress_tokens": [1.5]}, r"suppress_tokens must be token ids, .* but is \[1.5\]"),
+        ({"begin_suppress_tokens": "1"}, "begin_suppress_tokens must be token ids"),
+        ({"stop_ids": [True]}, r"stop_ids must be token ids, .* but is \[True\]"),
+        ({"logit_bias": [1]}, "logit_bias must be a mapping, as {50256: -100}"),
+        ({"logit_bias": {"a": 1.0}}, "logit_bias must be as .* but has 'a': 1.0"),
+        ({"logit_bias": {1: math.nan}}, "logit_bias must be as .* but has 1: nan"),
+        ({"logit_bias": {1: math.inf}}, "logit_bias must be as .* but has 1: inf"),
+        ({"logit_bias": {1: "x"}}, "logit_bias must be as .* but has 1: 'x'"),
+        ({"forced_tokens": {0: 1.5}}, "forced_tokens must hold token ids, but has 0: 1.5"),
+        ({"forced_tokens": {0: -1}}, "forced_tokens must hold token ids, but has 0: -1"),
+        ({"forced_tokens": {0: -math.inf}}, "forced_tokens must hold token ids, but has 0: -inf"),
+        ({"forced_tokens": {0: 3}, "suppress_tokens": [3]}, "token id 3 is in suppress_tokens and"),
+        ({"processors": [3]}, r"processors must be a list of functions, but is \[3\]"),
+        ({"processors": abs}, "processors must be a list of functions"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SamplingParams(**settings)
+
+
+def test_settings_are_kept_as_they_were_given() -> None:
+    words, bias = [[1, 2], np.array([3])], {np.int64(4): 1}
+    params = SamplingParams(
+        bad_words=words, logit_bias=bias, stop_ids=range(2), suppress_tokens={5}
+    )  # type: ignore[arg-type]
+    words.append([6])
+    bias[np.int64(7)] = 2
+    assert params.bad_words == ((1, 2), (3,))
+    assert params.logit_bias == {4: 1.0}
+    assert (params.stop_ids, params.suppress_tokens) == ((0, 1), (5,))
+    assert hash(params) == hash(
+        SamplingParams(bad_words=[[1, 2], [3]], stop_ids=[0, 1], suppress_tokens=[5])
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"bad_words": [[1], [2, 9]]}, "bad_words"),
+        ({"suppress_tokens": [9]}, "suppress_tokens"),
+        ({"begin_suppress_tokens": [9]}, "begin_suppress_tokens"),
+        ({"forced_tokens": {9: 1, 1: 9}}, "forced_tokens"),
+        ({"logit_bias": {9: 1}}, "logit_bias"),
+        ({"stop_ids": [9]}, "stop_ids"),
+    ],
+)
+def test_ids_outside_the_vocabulary(settings: dict[str, Any], name: str) -> None:
+    params = SamplingParams(**settings)
+    params.check_ids(10)
+    with pytest.raises(ConfigError, match=rf"{name}: token id 9 is outside .* \(0 to 8\)"):
+        params.check_ids(9)
+
+
+def test_more_logprobs_than_tokens() -> None:
+    with pytest.raises(ConfigError, match="logprobs must be at most the vocabulary's 9, but is 10"):
+        SamplingParams(logprobs=10).check_ids(9)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_every_token_forbidden(temperature: float) -> None:
+    pick = SamplingParams(suppress_tokens=range(9), temperature=temperature).picker()  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="forbid every one"):
+        pick(logits_of(1.0, 9), HISTORY[:0])
+
+
+def test_a_pick_changes_nothing_that_it_is_given() -> None:
+    logits = logits_of(1.0)
+    kept, history = logits.copy(), HISTORY.copy()
+    params = SamplingParams(
+        temperature=1.0, repetition_penalty=2.0, presence_penalty=1.0, no_repeat_ngram_size=1,
+        logit_bias={3: 5.0}, forced_tokens={0: 7}, seed=0,
+    )  # fmt: skip
+    params.picker()(logits, history)
+    assert np.array_equal(kept, logits)
+    assert np.array_equal(history, HISTORY)
+
+
+def test_seeds_of_sequences() -> None:
+    seeds = [sequence_seed(5, at) for at in range(50)]
+    assert seeds[0] == 5
+    assert len({*seeds, *(sequence_seed(6, at) for at in range(50))}) == 100
+    assert seeds == [sequence_seed(5, at) for at in range(50)]
+    assert sequence_seed(None, 3) is None

@@ -93,6 +93,15 @@ def test_peeking_leaves_the_cache(static: Model, portable: Model) -> None:
     assert np.abs(decoder.step(np.asarray([8])) - after).max() < 1e-4
 
 
+def test_beams_and_sequences_are_those_of_the_portable_variant(
+    static: Model, portable: Model
+) -> None:
+    for settings in ({"num_beams": 4}, {"temperature": 1.0, "top_k": 30, "seed": 2}):
+        want = portable.generate_ids([3, 4, 5], n=3, max_new_tokens=12, **settings)  # type: ignore[call-overload]
+        got = static.generate_ids([3, 4, 5], n=3, max_new_tokens=12, **settings)  # type: ignore[call-overload]
+        assert [row.ids for row in got] == [row.ids for row in want]
+
+
 def test_qnn_runs_and_says_nearly_the_same(folder: Path, portable: Model) -> None:
     ids = np.random.default_rng(2).integers(0, 399, (1, 40))
     want, got = portable.logits(ids), load(folder, "qnn").logits(ids)

@@ -1,0 +1,60 @@
+"""A request of beam search: one prompt in, its best texts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .beam_search import beam_search
+from .decoder import Decoder
+from .generate import FinishReason, Generation
+from .settings import Request
+from .static_decoder import StaticDecoder
+from .stop_text import RowText, ends_in_stop
+from .tokenizer import Tokenizer
+
+
+def run_beams(
+    open_decoder: Callable[[int, int], Decoder | StaticDecoder],
+    prompt: Sequence[int],
+    allowed: tuple[int, FinishReason],
+    eos_id: int | None,
+    request: Request,
+    tokenizer: Tokenizer | None,
+) -> list[Generation]:
+    """The n best continuations of a checked prompt, best first; `allowed` as check_request says."""
+    end_ids = request.params.end_ids(eos_id)
+    limit, at_limit = allowed
+
+    def is_stopped(ids: Sequence[int]) -> bool:
+        return tokenizer is not None and ends_in_stop(tokenizer, request.stop, ids)
+
+    done = []
+    for found in beam_search(
+        open_decoder, prompt, limit, end_ids, request.params, request.beams, is_stopped
+    )[: request.n]:
+        ids, reason = found.ids, at_limit
+        if ids[-1] in end_ids:
+            ids, reason = ids[:-1], FinishReason.EOS
+        elif is_stopped(ids):
+            reason = FinishReason.STOP
+        told = request.params.logprobs is not None
+        done.append(
+            Generation(
+                prompt_ids=tuple(map(int, prompt)),
+                ids=ids,
+                text=_text(tokenizer, request.stop, ids),
+                finish_reason=reason,
+                logprobs=found.logprobs[: len(ids)] if told else None,
+                score=found.score,
+            )
+        )
+    return done
+
+
+def _text(tokenizer: Tokenizer | None, stop: tuple[str, ...], ids: Sequence[int]) -> str | None:
+    if tokenizer is None:
+        return None
+    text = RowText(tokenizer, stop)
+    for token in ids:
+        text.add(token)
+    return text.take() + text.finish()

@@ -1,0 +1,67 @@
+"""Checks that settings share: each is a ConfigError that names the setting and quotes the value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ..errors import ConfigError
+
+
+def check_number(
+    name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False
+) -> None:
+    """A finite number of at least `low` (above it where `open_low`) and at most `high`."""
+    fits = (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (value > low if open_low else value >= low)
+        and value <= high
+    )
+    if not fits:
+        lower = f"above {low:g}" if open_low else f"of at least {low:g}"
+        upper = "" if high == math.inf else f" and at most {high:g}"
+        raise ConfigError(f"{name} must be a number {lower}{upper}, but is {value!r}")
+
+
+def check_whole(name: str, value: object, *, low: int) -> None:
+    if type(value) is not int or value < low:
+        raise ConfigError(f"{name} must be a whole number of at least {low}, but is {value!r}")
+
+
+def token_ids(name: str, values: object) -> tuple[int, ...]:
+    """Token ids as a tuple of int; any iterable of whole numbers of at least 0 is taken."""
+    ids = tuple(values) if isinstance(values, Iterable) else (None,)
+    if isinstance(values, str | bytes | Mapping) or not all(map(_is_id, ids)):
+        raise ConfigError(f"{name} must be token ids, as [3, 50256], but is {values!r}")
+    return tuple(map(int, ids))
+
+
+def token_values(name: str, values: object, *, example: str) -> dict[int, float]:
+    """A mapping of whole numbers to numbers (never NaN or +inf), copied."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{name} must be a mapping, as {example}, but is {values!r}")
+    for key, value in values.items():
+        known = isinstance(value, int | float | np.integer | np.floating)
+        if not _is_whole(key) or not known or isinstance(value, bool) or not value < math.inf:
+            raise ConfigError(f"{name} must be as {example}, but has {key!r}: {value!r}")
+    return {int(key): float(value) for key, value in values.items()}
+
+
+def check_vocabulary(name: str, ids: Iterable[int], vocab_size: int) -> None:
+    for id in ids:
+        if not 0 <= id < vocab_size:
+            raise ConfigError(
+                f"{name}: token id {id} is outside the vocabulary (0 to {vocab_size - 1})"
+            )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 0
