@@ -148,9 +148,10 @@ class Model:
         """Continue one text, or several of any lengths together; returns what comes after each.
 
         A text in a batch becomes what it becomes alone, token for token. In fp32 the texts run
-        together. fp16 rounds the cache, int8 and int4 round activations at run time, which makes
-        more of the last bits in which batches differ (0.05 of a logit was seen), enough for two
-        tokens that are as likely to change places: there they run one after another.
+        together. fp16 and caches of int8 round keys and values, int8 and int4 round activations
+        at run time, which makes more of the last bits in which batches differ (0.05 of a logit was
+        seen), enough for two tokens that are as likely to change places: there they run one after
+        another.
 
         Args:
             max_new_tokens: how many tokens at most, 64 unless told.
@@ -277,7 +278,8 @@ class Model:
         params, limits, stop = split_settings(settings)
         check_request(prompts, self._bounds, limits)
         # Only fp32 is exact in a batch: what rounds as it runs amplifies last bits into tokens.
-        together = self.variant.precision is Precision.FP32
+        variant = self.variant
+        together = variant.precision is Precision.FP32 and variant.kv_dtype == "float32"
         batches = [prompts] if together else [[prompt] for prompt in prompts]
         return [row for batch in batches for row in self._run(batch, params, limits, stop)]
 
