@@ -54,8 +54,8 @@ def quantize(
     """Add (or replace) the variant that `recipe` makes of the fp32 variant, fused or portable.
 
     `recipe`: one of `RECIPES` by name, also as NAME-kv8 for a KV cache of int8, a precision for its
-    default recipe, or a `Recipe` of one's own. `calibration`: where the recipe needs one. `progress`
-    is told each step, weight by weight.
+    default recipe, or a `Recipe` of one's own. `calibration`: where the recipe needs one.
+    `progress` is told each step, weight by weight.
 
     Raises QuantizeError when less than 99% of the weight matrices' bytes could be quantized and the
     recipe does not say so, when weights are not finite, the block size does not fit, a layer of the
