@@ -65,7 +65,9 @@ def main() -> None:
     theirs = beside(checkpoint, options)
     sizes = {row.type: row.file_bytes for row in theirs}
     costs = {}
-    for name in RECIPES:
+    for name, recipe in RECIPES.items():
+        if recipe.keeps_weights:
+            continue  # it changes only the cache: see kv_cache.py
         costs[name] = timed("quantize", bundle, "--recipe", name, "--calibration", calibration)
     # The searches measure on text of their own: a training book that is not calibrated on.
     other = trained_on(options.books, checkpoint / "held_out.txt", skip=1)

@@ -128,7 +128,10 @@ def _describe(target: str, config: GPT2Config, counts: ParameterCounts) -> str:
 
 
 def _variant_table(bundle: Bundle) -> str:
-    head = f"{'variant':14} {'precision':9} {'graph':9} {'opset':>5} {'MB':>9}"
+    head = (
+        f"{'variant':14} {'precision':9} {'graph':9} {'opset':>5} {'MB':>9} "
+        f"{'KV cache':>8} {'KiB/token':>9}"
+    )
     lines = ["", f"{head}  parity when it was made"]
     for variant in bundle.manifest.variants.values():
         parity = variant.parity
@@ -142,7 +145,8 @@ def _variant_table(bundle: Bundle) -> str:
             measured = ", ".join([*(f"{n} {length}" for n, length in fixed), measured])
         lines.append(
             f"{variant.name:14} {variant.precision!s:9} {variant.graph!s:9} "
-            f"{variant.opset.get('ai.onnx', 0):>5} {bundle.bytes_of(variant) / 1e6:>9.1f}  "
+            f"{variant.opset.get('ai.onnx', 0):>5} {bundle.bytes_of(variant) / 1e6:>9.1f} "
+            f"{variant.kv_dtype:>8} {bundle.spec(variant).cache_bytes(1, 1) / 1024:>9.2f}  "
             f"{measured}"
         )
     source = bundle.manifest.source.get("checkpoint", "an unknown checkpoint")

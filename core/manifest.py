@@ -25,7 +25,7 @@ from typing import Any
 
 from .errors import BundleCorrupt, BundleIncomplete, BundleVersion, ConfigError
 from .files import inside, quoted, read_json, sha256_of
-from .spec import StaticShape
+from .spec import KV_BYTES, StaticShape
 
 FORMAT = "gpt2edge-bundle"
 FORMAT_VERSION = 1
@@ -123,8 +123,11 @@ class Variant:
             raise BundleCorrupt(f"{what}: {str(reason)[:200]}") from None
         if not all(type(number) is int for number in variant.opset.values()):
             raise BundleCorrupt(f"{what}: opset is {quoted(variant.opset)}, expected numbers")
-        if variant.kv_dtype not in ("float32", "float16"):
+        if variant.kv_dtype not in tuple(KV_BYTES):
             raise BundleCorrupt(f"{what}: kv_dtype is {quoted(variant.kv_dtype)}")
+        growing = variant.graph is GraphKind.PORTABLE or variant.static is not None
+        if variant.kv_dtype == "int8" and growing:
+            raise BundleCorrupt(f"{what}: kv_dtype int8 is for fused graphs of dynamic shapes only")
         if not all(isinstance(f, str) for f in variant.files) or variant.model not in variant.files:
             raise BundleCorrupt(f"{what}: its files lack its model")
         return variant

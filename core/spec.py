@@ -7,7 +7,7 @@ which transformers.js relies on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .config import GPT2Config
@@ -29,6 +29,9 @@ SEQUENCE = "sequence_length"
 PAST = "past_sequence_length"
 # Optimum computes the shapes of outputs from these names, so this one is a sum, spelled out.
 TOTAL = "past_sequence_length + sequence_length"
+
+KV_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "int8": 1}
+"""What a KV cache may hold, and the bytes of one number."""
 
 Dim = int | str
 
@@ -64,7 +67,7 @@ class TensorSpec:
 
     name: str
     dtype: str
-    """numpy's name: int64, float32, float16."""
+    """numpy's name: int64, float32, float16, int8."""
     shape: tuple[Dim, ...]
 
 
@@ -121,8 +124,8 @@ class GraphSpec:
 
     def cache_bytes(self, batch: int, length: int) -> int:
         """Bytes of the whole KV cache for `batch` rows of `length` tokens."""
-        item = 2 if self.kv_dtype == "float16" else 4
-        return 2 * self.n_layer * batch * self.n_head * length * self.head_dim * item
+        numbers = 2 * self.n_layer * batch * self.n_head * length * self.head_dim
+        return numbers * KV_BYTES[self.kv_dtype]
 
 
 def past_names(n_layer: int) -> list[str]:

@@ -15,8 +15,9 @@ from ..files import sweep
 from ..spec import GraphSpec
 from .calibrate import Calibration
 from .convert import MIN_SHARE, convert
+from .int8_cache import CACHE_FACTS, cache_scales, put_int8_cache
 from .probe import ProbeReport, compare_logits, probe_logits
-from .recipe import RECIPES, Recipe, Scheme
+from .recipe import Recipe, Scheme, named_recipe
 from .recipe_file import recipe_facts
 from .weights import find_matrices
 
@@ -52,8 +53,9 @@ def quantize(
 ) -> QuantizeReport:
     """Add (or replace) the variant that `recipe` makes of the fp32 variant, fused or portable.
 
-    `recipe`: one of `RECIPES` by name, a precision for its default recipe, or a `Recipe` of one's
-    own. `calibration`: where the recipe needs one. `progress` is told each step, weight by weight.
+    `recipe`: one of `RECIPES` by name, also as NAME-kv8 for a KV cache of int8, a precision for its
+    default recipe, or a `Recipe` of one's own. `calibration`: where the recipe needs one.
+    `progress` is told each step, weight by weight.
 
     Raises QuantizeError when less than 99% of the weight matrices' bytes could be quantized and the
     recipe does not say so, when weights are not finite, the block size does not fit, a layer of the
@@ -79,13 +81,21 @@ def quantize(
             f"left: {', '.join(left[:3])}; nothing was written"
         )
     kv_dtype = "float16" if chosen.scheme is Scheme.FLOAT16 else "float32"
+    if chosen.kv_cache is not None and calibration is not None:
+        scales = cache_scales(path, spec, calibration, window=positions, progress=progress)
+        made = made.plus(put_int8_cache(model, scales), {"kv_cache": CACHE_FACTS})
+        kv_dtype = "int8"
     progress("running fp32")
     want = probe_logits(path, spec, n_positions=positions)
     with changed_bundle(bundle) as draft:
         graph = draft.new_file(chosen.graph_file)
-        weights = draft.new_file(f"{chosen.graph_file}_data")
         progress("writing")
-        set_weights(model, write_weights(weights, made.tensors))
+        if chosen.keeps_weights:
+            others = [file for file in original.files if file != original.model]
+        else:
+            weights = draft.new_file(f"{chosen.graph_file}_data")
+            set_weights(model, write_weights(weights, made.tensors))
+            others = [str(PurePosixPath(chosen.graph_file).with_name(weights.name))]
         save_graph(model, graph)
         settings = made.settings
         del model, made
@@ -99,10 +109,7 @@ def quantize(
             precision=chosen.precision,
             graph=original.graph,
             model=chosen.graph_file,
-            files=(
-                chosen.graph_file,
-                str(PurePosixPath(chosen.graph_file).with_name(weights.name)),
-            ),
+            files=(chosen.graph_file, *others),
             opset=original.opset,
             kv_dtype=kv_dtype,
             made_by={n: version(n) for n in ("gpt2edge", "onnx-ir", "onnxruntime", "numpy")},
@@ -145,10 +152,11 @@ def _chosen(
 ) -> Recipe:
     """The recipe with what this call adds: a block size, and facts about the calibration text."""
     if not isinstance(recipe, Recipe):
-        if str(recipe) not in RECIPES:
+        named = named_recipe(str(recipe))
+        if named is None:
             Precision.parse(str(recipe))
             raise QuantizeError(f"{recipe} is what a bundle is exported in; choose another recipe")
-        recipe = RECIPES[str(recipe)]
+        recipe = named
     recipe = recipe.with_weights(block_size=block_size)
     if not recipe.needs_calibration:
         return recipe

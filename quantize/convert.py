@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,12 @@ class Converted:
     replaced: frozenset[str]
     """Matrices that are stored in another way than before."""
 
+    def plus(self, tensors: Tensors, settings: Mapping[str, Any]) -> Converted:
+        """With more of both."""
+        return replace(
+            self, tensors={**self.tensors, **tensors}, settings={**self.settings, **settings}
+        )
+
 
 def convert(
     model: ir.Model,
@@ -49,7 +55,9 @@ def convert(
     progress: Callable[[str], None] = lambda _: None,
 ) -> Converted:
     """Change `model`, which lies at `path`, in place: the fused fp32 graph, for the static scheme
-    the portable one."""
+    the portable one. Where every matrix stays as it is, no tensor does change."""
+    if recipe.keeps_weights:
+        return Converted({}, {}, frozenset())
     if recipe.scheme is Scheme.FLOAT16:
         progress("converting")
         tensors = to_float16(model)

@@ -17,6 +17,7 @@ from .rounding import Rounding
 
 POSITIONS = "wpe.weight"
 PREFERRED_BLOCK = {4: 32, 8: 128}
+_INT8_CACHE = "-kv8"
 
 
 class Scheme(StrEnum):
@@ -28,6 +29,11 @@ class Scheme(StrEnum):
     """dynamic.py: INT8, a scale an output channel, activations' scale at run time."""
     STATIC = "static"
     """static_integers.py: INT8 in QDQ form, activations' ranges from calibration."""
+
+
+class CacheFormat(StrEnum):
+    INT8 = "int8"
+    """int8_cache.py: a scale for each channel of each head, from calibration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +98,25 @@ class Recipe:
     """Activation-aware scaling, see smoothing.py."""
     activation_ranges: str = "minmax"
     """Of the static scheme: minmax, percentile or entropy, see activation_ranges.py."""
+    kv_cache: CacheFormat | None = None
+    """None: the cache holds what attention computes in, float16 in that scheme and else float32."""
     calibration: Mapping[str, str | int] = field(default_factory=dict)
     """Facts about the calibration text, where one is needed: `Calibration.facts`."""
     about: str = ""
 
     def __post_init__(self) -> None:
-        if not VARIANT_NAME.fullmatch(self.name) or self.name.startswith("fp32"):
+        exported = self.name.startswith("fp32") and (
+            self.name in GRAPH_FILES or self.kv_cache is None or not self.keeps_weights
+        )
+        if not VARIANT_NAME.fullmatch(self.name) or exported:
             raise QuantizeError(
                 f"recipe name {quoted(self.name)}: a variant's name is of a-z, 0-9, '.', '_' and "
                 "'-', and does not begin with fp32"
+            )
+        if self.kv_cache is not None and self.scheme is Scheme.STATIC:
+            raise QuantizeError(
+                f"{self.name}: an int8 KV cache is for fused graphs, and scheme static makes a "
+                "portable one; leave kv_cache out"
             )
         own = next((each for each in Precision if each == self.name), None)
         if own is not None and own is not self.precision:
@@ -126,9 +142,17 @@ class Recipe:
     def needs_calibration(self) -> bool:
         formats = (self.weights, *self.layers.values())
         gptq = any(f.rounding is Rounding.GPTQ and f.bits <= 8 for f in formats)
-        return self.scheme is Scheme.STATIC or (
-            self.scheme is Scheme.BLOCKS and (gptq or self.smoothing)
+        return (
+            self.scheme is Scheme.STATIC
+            or self.kv_cache is not None
+            or (self.scheme is Scheme.BLOCKS and (gptq or self.smoothing))
         )
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether it leaves every matrix in float32: it only changes the cache."""
+        formats = (self.weights, *self.layers.values())
+        return self.scheme is Scheme.BLOCKS and all(chosen.bits == 32 for chosen in formats)
 
     @property
     def leaves_weights(self) -> bool:
@@ -161,6 +185,15 @@ class Recipe:
             raise QuantizeError(f"{self.name} has no blocks; leave {', '.join(sorted(given))} out")
         return replace(self, weights=replace(self.weights, **given))
 
+    def with_int8_cache(self) -> Recipe:
+        """The same with a KV cache of int8, called NAME-kv8; itself where it has one."""
+        if self.kv_cache is CacheFormat.INT8:
+            return self
+        return replace(
+            self, name=f"{self.name}{_INT8_CACHE}", kv_cache=CacheFormat.INT8,
+            about=f"{self.about}; KV cache of int8" if self.about else "",
+        )  # fmt: skip
+
 
 def _positions(bits: int = 8) -> dict[str, WeightFormat]:
     # A thousandth of the weights, and their error enters every layer.
@@ -179,6 +212,10 @@ RECIPES: Mapping[str, Recipe] = {
     for recipe in (
         Recipe(
             name="fp16", scheme=Scheme.FLOAT16, about="weights, attention, cache in half precision"
+        ),
+        Recipe(
+            name="fp32-kv8", weights=WeightFormat(bits=32), kv_cache=CacheFormat.INT8,
+            about="weights as they are, KV cache of int8",
         ),
         _blocks("int8", "blocks of 128, symmetric", 8),
         Recipe(
@@ -210,3 +247,11 @@ RECIPES: Mapping[str, Recipe] = {
     )
 }  # fmt: skip
 """Every named recipe, the default of each precision under the precision's own name."""
+
+
+def named_recipe(name: str) -> Recipe | None:
+    """The named recipe, also as NAME-kv8, with a KV cache of int8; None where there is none."""
+    plain = RECIPES.get(name.removesuffix(_INT8_CACHE))
+    if name in RECIPES or plain is None:
+        return RECIPES.get(name)
+    return plain.with_int8_cache() if plain.kv_cache is None else None

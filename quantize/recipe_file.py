@@ -2,6 +2,7 @@
 
     name = "int4-mixed"              # of the variant
     scheme = "blocks"                # or float16, dynamic, static
+    kv_cache = "int8"                # none: float, as attention computes
 
     [weights]                        # every matrix, unless said otherwise below
     bits = 4                         # 4, 8, 16 (float16) or 32 (left as it is)
@@ -29,15 +30,15 @@ from typing import Any, TypeVar
 from ..errors import ConfigError, QuantizeError
 from ..files import quoted
 from ..toml_file import read_toml
-from .recipe import RECIPES, Recipe, Scheme, WeightFormat
+from .recipe import RECIPES, CacheFormat, Recipe, Scheme, WeightFormat, named_recipe
 from .rounding import Rounding
 
 
 def find_recipe(name_or_file: str | Path) -> Recipe:
-    """A built-in recipe by its name, or one read from a TOML file."""
+    """A built-in recipe by its name, also as NAME-kv8, or one read from a TOML file."""
     text = str(name_or_file)
-    if text in RECIPES:
-        return RECIPES[text]
+    if (named := named_recipe(text)) is not None:
+        return named
     path = Path(text)
     if path.suffix == ".toml" or path.exists():
         return read_recipe(path)
@@ -71,6 +72,8 @@ def recipe_facts(recipe: Recipe) -> dict[str, Any]:
         data["about"] = recipe.about
     if recipe.smoothing:
         data["smoothing"] = True
+    if recipe.kv_cache is not None:
+        data["kv_cache"] = str(recipe.kv_cache)
     if recipe.scheme is Scheme.STATIC:
         data["activation_ranges"] = recipe.activation_ranges
     if recipe.scheme is Scheme.BLOCKS:
@@ -89,7 +92,8 @@ def _layer_facts(chosen: WeightFormat, usual: WeightFormat) -> dict[str, Any]:
     return {**unset, **chosen.to_dict()}
 
 
-_TEXTS = {"name": str, "scheme": str, "about": str, "activation_ranges": str, "smoothing": bool}
+_TEXTS = {"name": str, "scheme": str, "about": str, "kv_cache": str, "activation_ranges": str,
+          "smoothing": bool}  # fmt: skip
 _FORMAT = {"bits": int, "block_size": int, "symmetric": bool, "rounding": str,
            "accuracy_level": int}  # fmt: skip
 _CALIBRATION = {"text": str, "sha256": str, "samples": int, "tokens": int, "seed": int}
@@ -124,10 +128,12 @@ def _from_dict(data: Mapping[str, Any]) -> Recipe:
         # Other bits have another preferred block, level and rounding than those of [weights].
         start = {} if changes.get("bits", usual.bits) != usual.bits else usual.to_dict()
         found[pattern] = _format({**start, **changes})
+    cache = data.get("kv_cache")
     _check("calibration.", data.get("calibration", {}), _CALIBRATION)
     return Recipe(
         name=data["name"], scheme=scheme, weights=usual, layers=found,
         smoothing=data.get("smoothing", False), activation_ranges=ranges,
+        kv_cache=None if cache is None else _choice(CacheFormat, cache, "kv_cache"),
         calibration=data.get("calibration", {}), about=data.get("about", ""),
     )  # fmt: skip
 

@@ -180,9 +180,10 @@ class Model:
         """Continue one text, or several of any lengths together; returns what comes after each.
 
         A text in a batch becomes what it becomes alone, token for token. In fp32 the texts run
-        together. fp16 rounds the cache, int8 and int4 round activations at run time, which makes
-        more of the last bits in which batches differ (0.05 of a logit was seen), enough for two
-        tokens that are as likely to change places: there they run one after another.
+        together. fp16 and caches of int8 round keys and values, int8 and int4 round activations
+        at run time, which makes more of the last bits in which batches differ (0.05 of a logit was
+        seen), enough for two tokens that are as likely to change places: there they run one after
+        another.
 
         Args:
             n: so many continuations of each text, as a list. With a seed, the first is what n=1
@@ -389,7 +390,7 @@ class Model:
             ]  # fmt: skip
         n = request.n
         # Only fp32 is exact in a batch: what rounds as it runs amplifies last bits into tokens.
-        if self.variant.precision is Precision.FP32:
+        if self.variant.precision is Precision.FP32 and self.variant.kv_dtype == "float32":
             done = self._run(prompts, rows, request, n)
         else:
             alone = [(prompts[at // n], row) for at, row in enumerate(rows)]

@@ -32,7 +32,10 @@ PROVIDERS: Mapping[str, str] = {
     "webgpu": "WebGpuExecutionProvider",
 }
 _CPU = PROVIDERS["cpu"]
-_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16"}
+_DTYPES = {
+    "tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+}  # fmt: skip
 _LONGEST_REASON = 400
 # The CPU's fused norm is slower than the two operators that it stands for: see open_norms.py.
 _SLOWER_ON_CPU = ["SkipLayerNormFusion"]

@@ -101,3 +101,23 @@ def tiny_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFa
     for precision in (Precision.FP16, Precision.INT8, Precision.INT4):
         quantize(Bundle.open(target), precision)
     return target
+
+
+@pytest.fixture(scope="session")
+def int8_cache_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle with fp32-kv8, fp16-kv8, int8-kv8 and int4-kv8, calibrated on random tokens:
+    9 samples of 64, so 2 windows and a quarter."""
+    import shutil
+
+    import numpy as np
+
+    from gpt2edge import Bundle
+    from gpt2edge.quantize import Calibration, quantize
+
+    target = tmp_path_factory.mktemp("int8-cache") / "tiny"
+    shutil.copytree(tiny_bundle, target)
+    vocab_size = Bundle.open(target).config.vocab_size
+    ids = np.random.default_rng(5).integers(0, vocab_size, (9, 64))
+    for name in ("fp32-kv8", "fp16-kv8", "int8-kv8", "int4-kv8"):
+        quantize(Bundle.open(target), name, calibration=Calibration(ids, "random", "0" * 64, 5))
+    return target

@@ -14,7 +14,7 @@ import gpt2edge
 from gpt2edge import Bundle, Precision
 from gpt2edge.export import export_bundle
 from gpt2edge.model import load_checkpoint
-from gpt2edge.quantize import quantize
+from gpt2edge.quantize import Calibration, quantize
 
 PROMPTS = [list(digits) for digits in itertools.product(range(3), repeat=6)]
 
@@ -25,6 +25,10 @@ def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_bundle(load_checkpoint(data / "nano-gpt-sort"), target)
     for precision in (Precision.FP16, Precision.INT8, Precision.INT4):
         quantize(Bundle.open(target), precision)
+    text = np.random.default_rng(0).choice(PROMPTS, 64)
+    digits = Calibration(np.concatenate([text, np.sort(text)[:, :5]], 1), "digits", "0" * 64, 0)
+    for name in ("fp32-kv8", "int8-kv8"):
+        quantize(Bundle.open(target), name, calibration=digits)
     return target
 
 
@@ -35,7 +39,9 @@ def sorted_by(bundle: Path, variant: str) -> int:
     return sum(list(row.ids) == sorted(prompt) for row, prompt in zip(made, PROMPTS, strict=True))
 
 
-@pytest.mark.parametrize("variant", ["fp32", "fp32-portable", "fp16", "int8"])
+@pytest.mark.parametrize(
+    "variant", ["fp32", "fp32-portable", "fp16", "int8", "fp32-kv8", "int8-kv8"]
+)
 def test_it_still_sorts_everything(bundle: Path, variant: str) -> None:
     assert sorted_by(bundle, variant) == len(PROMPTS) == 729
 

@@ -49,6 +49,16 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--recipe", "int4-gptq", "--samples", "9999"], "too few to calibrate on"),
         (["--recipe", "int4-gptq", "--seed", "-1"], "-1"),
         (["--precision", "int4", "--block-size", "48"], "power of two"),
+        (["--precision", "fp32"], "fp32 is what a bundle is exported in"),
+        (["--precision", "int8", "--kv-cache", "int4"], "'int4' is not 'int8'"),
+        (["--profile", "coreml", "--kv-cache", "int8"], "--kv-cache does not go with --profile"),
+        (["--sensitivity", "--kv-cache", "int8"], "--kv-cache does not go with --sensitivity"),
+        (["--max-size", "1MB", "--kv-cache", "int8"], "--kv-cache does not go with --max-size"),
+        (
+            ["--recipe", "int8-static-minmax", "--kv-cache", "int8"],
+            "an int8 KV cache is for fused graphs, and scheme static makes a portable one",
+        ),
+        (["--recipe", "int4", "--kv-cache", "int8", "--samples", "9999"], "too few to calibrate"),
         (["--precision", "int4", "--block-size", "128"], "does not divide its 64 inputs"),
     ],
 )
@@ -70,6 +80,27 @@ def test_a_budget_that_cannot_be_held_is_exit_code_1(
     assert code == 1
     assert "the least that can be reached is" in err
     assert not (bundle.parent / "bundle-least-drift.toml").exists()
+
+
+def test_caches_of_int8(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--precision", "fp32", "--recipe", "int4", "--kv-cache", "int8", "--samples", 8)
+    code, out, err = run(capsys, "quantize", bundle, *asked, "--seed", 3, "--json")
+    assert code == 0, err
+    reports = {report["variant"]: report for report in json.loads(out)}
+    assert reports.keys() == {"fp32-kv8", "int4-kv8"}
+    assert reports["int4-kv8"]["recipe"]["calibration"]["samples"] == 8
+    assert reports["int4-kv8"]["recipe"]["calibration"]["seed"] == 3
+    code, out, err = run(capsys, "info", bundle, "--verify")
+    assert code == 0, err
+    cells = {line.split()[0]: line.split() for line in out.splitlines() if "fused" in line}
+    assert cells["int4"][5:7] == ["float32", "1.00"]
+    assert cells["int4-kv8"][5:7] == ["int8", "0.25"]
+    code, out, err = run(
+        capsys, "generate", bundle, "--precision", "int4-kv8", "The import",
+        "--max-new-tokens", 5,
+    )  # fmt: skip
+    assert code == 0, err
+    assert out.strip()
 
 
 def test_a_searchs_recipe_makes_the_same_bytes_again(
