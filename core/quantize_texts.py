@@ -65,10 +65,15 @@ def read_calibration(
 def read_held_out(bundle: Bundle, path: Path | None, *, max_tokens: int) -> TextTokens:
     """The first `max_tokens` tokens of a text to measure on.
 
-    Raises QuantizeError where it is shorter than a window.
+    Raises QuantizeError where those are fewer than a window holds.
     """
-    text = _read(bundle, path, held_out=True)
     least = min(SAMPLE_TOKENS, bundle.config.n_positions)
+    if max_tokens < least + 1:
+        raise QuantizeError(
+            f"--max-tokens {max_tokens}: too few to measure on; give more than {least}, better "
+            "some thousand"
+        )
+    text = _read(bundle, path, held_out=True)
     if len(text.ids) < least + 1:
         raise QuantizeError(
             f"{text.source}: {len(text.ids):,} tokens are too few to measure on; give a text of "

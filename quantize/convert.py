@@ -37,6 +37,8 @@ class Converted:
     settings: Mapping[str, Any]
     replaced: frozenset[str]
     """Matrices that are stored in another way than before."""
+    rounded: RoundedWeights | None = None
+    """Of the scheme of blocks: what was put into the graph."""
 
 
 def convert(
@@ -46,9 +48,14 @@ def convert(
     recipe: Recipe,
     calibration: Calibration | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    *,
+    rounded: RoundedWeights | None = None,
 ) -> Converted:
     """Change `model`, which lies at `path`, in place: the fused fp32 graph, for the static scheme
-    the portable one."""
+    the portable one.
+
+    `rounded`: what `round_weights` makes of it by this recipe, in blocks, where that is known.
+    """
     if recipe.scheme is Scheme.FLOAT16:
         progress("converting")
         tensors = to_float16(model)
@@ -72,7 +79,7 @@ def convert(
             frozenset(matrices),
         )
     formats = recipe.formats(matrices)
-    made = round_weights(model, path, spec, recipe, calibration, progress)
+    made = rounded or round_weights(model, path, spec, recipe, calibration, progress)
     tensors = put_rounded(model, made, formats)
     settings: dict[str, Any] = {
         "activations": "int8 at run time, a scale a block", **_blocks(made.blocks),
@@ -82,7 +89,7 @@ def convert(
         settings["smoothing"] = made.powers
     return Converted(
         with_kept(model, tensors), settings,
-        frozenset(name for name, chosen in formats.items() if chosen.bits < 32),
+        frozenset(name for name, chosen in formats.items() if chosen.bits < 32), made,
     )  # fmt: skip
 
 

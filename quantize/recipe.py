@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import QuantizeError
 from ..files import quoted
-from ..manifest import GRAPH_FILES, VARIANT_NAME, Precision
+from ..manifest import GRAPH_FILES, TAKEN_NAMES, VARIANT_NAME, Precision
 from .blocks import MIN_BLOCK, check_block_size
 from .rounding import Rounding
 
@@ -101,6 +101,10 @@ class Recipe:
             raise QuantizeError(
                 f"recipe name {quoted(self.name)}: a variant's name is of a-z, 0-9, '.', '_' and "
                 "'-', and does not begin with fp32"
+            )
+        if self.name in TAKEN_NAMES:
+            raise QuantizeError(
+                f"recipe name {quoted(self.name)}: is {TAKEN_NAMES[self.name]}; choose another name"
             )
         own = next((each for each in Precision if each == self.name), None)
         if own is not None and own is not self.precision:

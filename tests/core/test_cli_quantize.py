@@ -42,7 +42,7 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--max-ppl-increase", "much"], "is no share"),
         (["--precision", "int4", "--text", "x"], "--text does not go with --precision"),
         (["--max-size", "1MB", "--block-size", "32"], "leave --block-size out"),
-        (["--max-size", "1MB", "--name", "int4"], "is a named recipe's"),
+        (["--max-size", "1MB", "--name", "int4"], "is a named recipe's variant"),
         (["--max-size", "1MB", "--name", "A B"], "a variant's name is of a-z"),
         (["--recipe", "none.toml"], "none.toml: no such file"),
         (["--recipe", "none"], "neither a recipe file"),

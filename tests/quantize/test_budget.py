@@ -51,7 +51,7 @@ def searched(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Cou
 def test_a_size_is_held_with_less_drift_than_the_smallest(searched: Counted) -> None:
     trials, options, _ = searched
     line = frontier(options.offers)
-    overhead = overhead_bytes(trials.bundle, options)
+    overhead = overhead_bytes(trials.bundle, options, "mine")
     budget = overhead + (size_of(line[0]) + size_of(line[-1])) // 2
     tight = least_drift(
         trials, options, max_bytes=overhead + size_of(line[0]), overhead=overhead, name="tight"
@@ -103,7 +103,7 @@ def test_nothing_is_measured_twice_and_the_recipe_makes_the_variant(
     report = quantize(copied, read_recipe(file))
     bundle = Bundle.open(copied.path)
     overhead = report.size_bytes - first.weight_bytes
-    assert 0 < overhead <= overhead_bytes(trials.bundle, options)
+    assert 0 < overhead <= overhead_bytes(trials.bundle, options, "mine")
     made = bundle.variant("mine")
     session = open_graph(bundle.file(made.model), threads=1)
     assert trials.measure(last_logits(session, bundle.spec(made))) == first.drift
@@ -143,6 +143,6 @@ def test_an_embedding_that_is_not_the_head_is_measured_too(
     eight = bundle.variant("int8")
     session = open_graph(bundle.file(eight.model), threads=1)
     plain = held_out.measure(last_logits(session, bundle.spec(eight)))
-    overhead = overhead_bytes(bundle, options)
+    overhead = overhead_bytes(bundle, options, "x")
     found = least_drift(trials, options, max_bytes=size + 9000, overhead=overhead, name="x")
     assert found.drift.mean_kl_nats <= plain.mean_kl_nats
