@@ -105,7 +105,7 @@ def find_within(
     trials = _open_trials(search, bundle, held_out)
     options = measure_options(trials, calibration, progress=note_progress)
     named = NamedRecipes(trials, options, calibration, called, note_progress)
-    overhead = overhead_bytes(bundle, options, called)
+    overhead = overhead_bytes(trials, options, called)
     while True:
         found = _find(search, named, max_size, max_ppl_increase, overhead)
         try:

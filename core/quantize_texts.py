@@ -97,6 +97,8 @@ def _read(bundle: Bundle, path: Path | None, *, held_out: bool) -> TextTokens:
         text = _BETWEEN.join(split.held_out if held_out else split.training)
         source = f"{DEFAULT}, a fifth" if held_out else f"{DEFAULT}, four fifths"
     else:
-        text, source = read_eval_text(path).text, str(path)
+        text = read_eval_text(path).text
+        # A path may hold bytes that are no UTF-8, which a recipe's file has to be.
+        source = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
     ids = np.asarray(Tokenizer.from_folder(bundle.path).encode(text), np.int64)
     return TextTokens(ids, source, hashlib.sha256(text.encode("utf-8")).hexdigest())

@@ -12,18 +12,24 @@ from .convert import put_rounded, with_kept
 from .frontier import frontier, size_of
 from .options import Options
 from .recipe import WeightFormat
-from .trial import written
+from .trial import Trials, written
 
 _A_MATRIX = 512
 """Bytes by which other formats may lengthen the graph: names and shapes of zero points, a Cast."""
 
 
-def overhead_bytes(bundle: Bundle, options: Options, name: str) -> int:
-    """Of a variant called `name`, found by writing the smallest assignment."""
+def overhead_bytes(trials: Trials, options: Options, name: str) -> int:
+    """Of a variant called `name`, found by writing the smallest assignment, and remembered."""
     smallest = frontier(options.offers)[0]
     formats = {weight: offer.key for weight, offer in smallest.items()}
-    size = variant_bytes(bundle, options, formats, name)
-    return size - size_of(smallest) + _A_MATRIX * len(smallest)
+    # The file's name stands in it with every tensor.
+    key = f"overhead, called by {len(name)} letters, {options.rounder.calibration.key}"
+    row = trials.log.get(key)
+    if row is None or "bytes" not in row:
+        size = variant_bytes(trials.bundle, options, formats, name) - size_of(smallest)
+        row = {"bytes": float(size)}
+        trials.log.add(key, row)
+    return int(row["bytes"]) + _A_MATRIX * len(smallest)
 
 
 def variant_bytes(

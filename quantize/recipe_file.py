@@ -60,7 +60,9 @@ def to_toml(recipe: Recipe, comment: str = "") -> str:
     """The recipe as a file's text, `comment` in lines before it."""
     import tomli_w
 
-    lines = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
+    # TOML has no control characters, nor UTF-8 what a file's name may hold.
+    plain = ("".join(c if c.isprintable() else "?" for c in line) for line in comment.splitlines())
+    lines = "".join(f"# {line}".rstrip() + "\n" for line in plain)
     return f"{lines}{tomli_w.dumps(recipe_facts(recipe))}"
 
 
@@ -124,7 +126,11 @@ def _from_dict(data: Mapping[str, Any]) -> Recipe:
         # Other bits have another preferred block, level and rounding than those of [weights].
         start = {} if changes.get("bits", usual.bits) != usual.bits else usual.to_dict()
         found[pattern] = _format({**start, **changes})
-    _check("calibration.", data.get("calibration", {}), _CALIBRATION)
+    calibration = data.get("calibration", {})
+    _check("calibration.", calibration, _CALIBRATION)
+    for key, least in (("samples", 1), ("tokens", 1), ("seed", 0)):
+        if calibration.get(key, least) < least:
+            raise ConfigError(f"calibration.{key} is {calibration[key]}, expected {least} or more")
     return Recipe(
         name=data["name"], scheme=scheme, weights=usual, layers=found,
         smoothing=data.get("smoothing", False), activation_ranges=ranges,
