@@ -16,6 +16,7 @@ from .bundle import Bundle, Precision
 from .cli_make import example, json_option, note_progress, threads_option
 from .cli_profile import make_profile
 from .errors import ConfigError
+from .one_at_a_time import alone_in
 
 if TYPE_CHECKING:
     from .cli_search import Search
@@ -173,7 +174,7 @@ def quantize(
     The drift printed for a recipe is on random tokens, a first look; `gpt2edge eval` measures it.
     Texts that are not given come from the language reference that every CPython carries.
     """
-    from .cli_search import Search, find_within, show_sensitivity
+    from .cli_search import Search, check_name, find_within, show_sensitivity
 
     if bundle.name in ("", ".."):  # files beside `.` are named after the folder that it is
         bundle = Path(os.path.abspath(bundle))
@@ -200,6 +201,9 @@ def quantize(
             f"--kv-cache does not go with {asked[0]}; it is for --precision and --recipe, whose "
             "fused graphs can write a cache of int8"
         )
+    if bundle.is_dir():  # what is none is refused below, and nothing left beside it
+        context = click.get_current_context()
+        context.with_resource(alone_in(Path(os.path.realpath(bundle))))
     if profile is not None:
         if block_size is not None:
             raise ConfigError("a profile has no blocks; leave --block-size out")
@@ -241,6 +245,7 @@ def quantize(
         if name is not None:
             if len(chosen) > 1:
                 raise ConfigError("--name is for one recipe, not for several")
+            check_name(name, chosen[0].name)
             chosen = [replace(chosen[0], name=name)]
         _make(search, chosen, block_size, as_json=as_json)
 
@@ -264,7 +269,7 @@ def _make(search: Search, chosen: list[Recipe], block_size: int | None, *, as_js
         reports.append(report)
         note_progress("")
         if not as_json:
-            click.echo(described(report))
+            click.echo(described(report, width=max(len(each.name) for each in chosen)))
     if as_json:
         click.echo(json.dumps([report.to_dict() for report in reports]))
 
@@ -278,10 +283,10 @@ def _drawn_as(chosen: list[Recipe], search: Search) -> tuple[int | None, int]:
     return (None if samples is None else int(samples)), int(seed)
 
 
-def described(report: QuantizeReport) -> str:
-    """A variant in one line."""
+def described(report: QuantizeReport, *, width: int = 0) -> str:
+    """A variant in one line, its name in a column of `width` letters or more."""
     return (
-        f"{report.variant:5} {report.size_bytes / 1e6:8.1f} MB "
+        f"{report.variant:{max(width, 5)}} {report.size_bytes / 1e6:8.1f} MB "
         f"({report.size_bytes / report.ideal_bytes:.2f}x the ideal, "
         f"{report.size_bytes / report.original_bytes:.2f}x fp32)   "
         f"{100 * report.quantized_share:.1f}% of weight bytes quantized   "

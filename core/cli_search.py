@@ -15,13 +15,14 @@ import click
 from .bundle import Bundle
 from .cli_make import note_progress
 from .cli_report import check_outputs
-from .errors import BudgetNotMet, ConfigError
-from .files import write_file
+from .errors import BudgetNotMet, ConfigError, StorageError
+from .files import check_changeable, write_file
+from .one_at_a_time import alone_in
 from .quantize_texts import TextTokens, read_calibration, read_held_out
 
 if TYPE_CHECKING:
     from .quantize.budget import Found
-    from .quantize.options import Options
+    from .quantize.named import NamedRecipes
     from .quantize.trial import Trials
 
 
@@ -52,7 +53,7 @@ def show_sensitivity(
     if picture is not None:
         import matplotlib  # noqa: F401 (here, so that its absence is no surprise at the end)
 
-        check_free_of_inputs(search, {"--picture": picture})
+    check_free_of_inputs(search, {} if picture is None else {"--picture": picture})
     bundle = Bundle.open(search.bundle)
     held_out = read_held_out(bundle, search.text, max_tokens=search.max_tokens)
     trials = _open_trials(search, bundle, held_out)
@@ -84,30 +85,38 @@ def find_within(
 ) -> None:
     """Choose formats that hold the budget, make the variant, and write its recipe."""
     from .evals.report import finite
-    from .quantize import RECIPES, Recipe, to_toml
+    from .quantize import Recipe, to_toml
     from .quantize import quantize as add_variant
+    from .quantize.named import NamedRecipes
     from .quantize.options import measure_options
     from .quantize.overhead import overhead_bytes
 
     bundle = Bundle.open(search.bundle)
     called = name or ("smallest" if max_size is None else "least-drift")
-    if called in RECIPES:
-        raise ConfigError(f"--name {called} is a named recipe's; give the search's another")
+    check_name(called)
     Recipe(name=called)  # raises for what cannot be a variant's name, before anything is measured
+    check_changeable(bundle.path)
     target = (recipe_file or beside(bundle.path, f"-{called}.toml")).absolute()
     check_free_of_inputs(search, {"--recipe-file": target})
     calibration = read_calibration(
         bundle, search.calibration, samples=search.samples, seed=search.seed or 0
     )
     held_out = read_held_out(bundle, search.text, max_tokens=search.max_tokens)
-    trials = _open_trials(search, bundle, held_out, calibration.facts())
+    trials = _open_trials(search, bundle, held_out)
     options = measure_options(trials, calibration, progress=note_progress)
-    overhead = overhead_bytes(bundle, options)
-    found = _find(search, trials, options, called, max_size, max_ppl_increase, overhead)
-    report = add_variant(bundle, found.recipe, calibration=calibration, progress=note_progress)
+    named = NamedRecipes(trials, options, calibration, called, note_progress)
+    overhead = overhead_bytes(trials, options, called)
+    while True:
+        found = _find(search, named, max_size, max_ppl_increase, overhead)
+        try:
+            report = add_variant(
+                bundle, found.recipe, calibration=calibration, max_bytes=max_size,
+                rounded=named.rounded_as(found), progress=note_progress,
+            )  # fmt: skip
+            break
+        except BudgetNotMet as missed:  # its files hold more besides the matrices than was thought
+            overhead += missed.above_bytes
     note_progress("")
-    if max_size is not None and report.size_bytes > max_size:
-        raise BudgetNotMet(f"the variant came out at {report.size_bytes:,} bytes, above the budget")
     comment = "\n".join(
         [
             f"{report.size_bytes / 1e6:.2f} MB; " + _drift_line(found),
@@ -118,7 +127,12 @@ def find_within(
             + " makes the same bytes again",
         ]
     )
-    write_file(target, to_toml(report.recipe, comment))
+    try:
+        write_file(target, to_toml(report.recipe, comment))
+    except StorageError as reason:
+        raise StorageError(
+            f"{reason}, but that variant {called} was added; its recipe stands in the manifest too"
+        ) from None
     if as_json:
         facts: dict[str, Any] = {
             **report.to_dict(), "drift": finite(found.drift.to_dict()), "trials": found.trials,
@@ -132,22 +146,28 @@ def find_within(
     click.echo(f"recipe: {target}")
 
 
+def check_name(name: str, recipe: str | None = None) -> None:
+    """Raise ConfigError where `name` would pass what is made off as a named recipe's variant."""
+    from .quantize import RECIPES
+
+    if name in RECIPES and name != recipe:
+        raise ConfigError(f"--name {name}: is a named recipe's variant; choose another name")
+
+
 def beside(bundle: Path, ending: str) -> Path:
     """A file next to the bundle's folder, called after it."""
     return bundle.with_name(bundle.name + ending)
 
 
-def trials_path(search: Search, *, of_budget: bool) -> Path:
-    """Where measured trials are remembered."""
-    usual = ".trials.json" if of_budget else ".trials.sensitivity.json"
-    return (search.work or beside(search.bundle, usual)).absolute()
+def trials_path(search: Search) -> Path:
+    """Where measured trials are remembered, those of sensitivities and of every search."""
+    return (search.work or beside(search.bundle, ".trials.json")).absolute()
 
 
 def check_free_of_inputs(search: Search, outputs: dict[str, Path]) -> None:
     """Raise ConfigError where an output would replace an input, another output, or a part of the
     bundle."""
-    work = trials_path(search, of_budget="--recipe-file" in outputs)
-    written = {**outputs, "--work": work}
+    written = {**outputs, "--work": trials_path(search)}
     bundle = os.path.realpath(search.bundle)
     for option, path in written.items():
         if os.path.commonpath([bundle, os.path.realpath(path)]) == bundle:
@@ -163,29 +183,29 @@ def _with_calibration(search: Search) -> str:
 
 def _find(
     search: Search,
-    trials: Trials,
-    options: Options,
-    name: str,
+    named: NamedRecipes,
     max_size: int | None,
     max_ppl_increase: float | None,
     overhead: int,
 ) -> Found:
     from .quantize.budget import least_drift, least_size
+    from .quantize.named import less_drift, less_size
 
     if max_size is not None:
-        return least_drift(
-            trials, options, max_bytes=max_size, overhead=overhead, name=name,
+        found = least_drift(
+            named.trials, named.options, max_bytes=max_size, overhead=overhead, name=named.name,
             keep_fast=search.keep_fast, progress=note_progress,
         )  # fmt: skip
-    return least_size(
-        trials, options, max_ppl_increase=float(max_ppl_increase or 0), name=name,
+        return less_drift(found, named, max_bytes=max_size)
+    increase = float(max_ppl_increase or 0)
+    found = least_size(
+        named.trials, named.options, max_ppl_increase=increase, name=named.name,
         keep_fast=search.keep_fast, progress=note_progress,
     )  # fmt: skip
+    return less_size(found, named, max_ppl_increase=increase)
 
 
-def _open_trials(
-    search: Search, bundle: Bundle, held_out: TextTokens, calibration: dict[str, Any] | None = None
-) -> Trials:
+def _open_trials(search: Search, bundle: Bundle, held_out: TextTokens) -> Trials:
     from .evals.held_out import HeldOut
     from .evals.provenance import tool_versions
     from .quantize.add_variant import source_variant
@@ -197,10 +217,10 @@ def _open_trials(
     facts = {
         "weights": {name: bundle.manifest.files[name].sha256 for name in original.files},
         "text": _facts(held_out),
-        "calibration": calibration,
         "versions": tool_versions(),
     }
-    path = trials_path(search, of_budget=calibration is not None)
+    path = trials_path(search)
+    click.get_current_context().with_resource(alone_in(path))  # two would forget each other's
     session = open_graph(bundle.file(original.model), threads=search.threads)
     measured = HeldOut(
         held_out.ids, last_logits(session, bundle.spec(original)), bundle.config.vocab_size,
@@ -230,6 +250,8 @@ def _drift_line(found: Found) -> str:
 
 def _choice_lines(found: Found) -> list[str]:
     """How many matrices are stored how."""
+    if found.named:
+        return [f"as recipe {found.named}, which beats what the search put together"]
     counts: dict[str, int] = {}
     for chosen in found.formats.values():
         zero = "" if chosen.symmetric else ", zero points"

@@ -82,9 +82,16 @@ class QuantizeError(Gpt2EdgeError):
 
 
 class BudgetNotMet(QuantizeError):
-    """No choice of formats holds the budget; the message says what the best one reaches."""
+    """No choice of formats holds the budget; the message says what the best one reaches.
+
+    `above_bytes`: by how much a variant that was written came out too large.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *, above_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.above_bytes = above_bytes
 
 
 class BundleError(Gpt2EdgeError):

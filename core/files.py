@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import Gpt2EdgeError, StorageError, UnsafePath
 from .staging import (
+    check_open,
     check_replaceable,
     fsync,
     identity,
@@ -28,6 +29,7 @@ from .staging import (
 __all__ = [
     "MAX_JSON_BYTES",
     "atomic_path",
+    "check_changeable",
     "check_free",
     "check_writable",
     "inside",
@@ -35,6 +37,7 @@ __all__ = [
     "quoted",
     "read_json",
     "replacing_folder",
+    "scratch_folder",
     "sha256_of",
     "staged_folder",
     "sweep",
@@ -147,9 +150,7 @@ def check_writable(path: Path) -> None:
     with storage_errors(path):
         if path.exists() and not path.is_file():
             raise StorageError(f"{path}: not a plain file, so it is not replaced")
-        folder = nearest_folder(Path(os.path.realpath(path)).parent)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise StorageError(f"{path}: cannot be written: {folder} is read-only")
+        check_open(nearest_folder(Path(os.path.realpath(path)).parent))
 
 
 def check_free(target: Path, *, overwrite: bool) -> None:
@@ -182,6 +183,25 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     check_free(target, overwrite=overwrite)
     with replacing_folder(target) as staging:
         yield staging
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target` that is gone when the block ends.
+
+    For what is too large to trust to a folder of temporary files, which may be in memory.
+    """
+    with storage_errors(target), temporary(Path(os.path.realpath(target)), folder=True) as folder:
+        yield folder
+
+
+def check_changeable(target: Path) -> None:
+    """Raise StorageError when the folder `target` could not be replaced: before hours of work for
+    it. A disk may still fill up."""
+    with storage_errors(target):
+        real = Path(os.path.realpath(target))
+        check_open(real.parent)
+        check_replaceable(real)
 
 
 @contextmanager

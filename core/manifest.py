@@ -38,6 +38,11 @@ GRAPH_FILES: Mapping[str, str] = {
     "int4": "onnx/model_q4.onnx",
 }
 VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+TAKEN_NAMES: Mapping[str, str] = {
+    "original": "what reports call the model that variants are compared with",
+    "all": "what --precision calls every precision at once",
+}
+"""Names that no variant can have, and what they mean."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

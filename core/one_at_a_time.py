@@ -20,8 +20,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Keep others out of `folder` (which need not exist) for as long as the block runs.
 
     The lock is the system's, on a file beside the folder: it ends with the process, however that
-    ends. Where the system has no such locks, nothing is kept out. Raises StorageError at once when
-    another process is there.
+    ends. Where the system has no such locks, or lets nothing be written there, nothing is kept out.
+    Raises StorageError at once when another process is there.
     """
     try:
         import fcntl
@@ -29,8 +29,12 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
         return
     path = folder.with_name(f".{folder.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        yield  # who comes to write here says why it cannot
+        return
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -65,10 +65,15 @@ def read_calibration(
 def read_held_out(bundle: Bundle, path: Path | None, *, max_tokens: int) -> TextTokens:
     """The first `max_tokens` tokens of a text to measure on.
 
-    Raises QuantizeError where it is shorter than a window.
+    Raises QuantizeError where those are fewer than a window holds.
     """
-    text = _read(bundle, path, held_out=True)
     least = min(SAMPLE_TOKENS, bundle.config.n_positions)
+    if max_tokens < least + 1:
+        raise QuantizeError(
+            f"--max-tokens {max_tokens}: too few to measure on; give more than {least}, better "
+            "some thousand"
+        )
+    text = _read(bundle, path, held_out=True)
     if len(text.ids) < least + 1:
         raise QuantizeError(
             f"{text.source}: {len(text.ids):,} tokens are too few to measure on; give a text of "
@@ -92,6 +97,8 @@ def _read(bundle: Bundle, path: Path | None, *, held_out: bool) -> TextTokens:
         text = _BETWEEN.join(split.held_out if held_out else split.training)
         source = f"{DEFAULT}, a fifth" if held_out else f"{DEFAULT}, four fifths"
     else:
-        text, source = read_eval_text(path).text, str(path)
+        text = read_eval_text(path).text
+        # A path may hold bytes that are no UTF-8, which a recipe's file has to be.
+        source = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
     ids = np.asarray(Tokenizer.from_folder(bundle.path).encode(text), np.int64)
     return TextTokens(ids, source, hashlib.sha256(text.encode("utf-8")).hexdigest())

@@ -33,6 +33,9 @@ TOTAL = "past_sequence_length + sequence_length"
 KV_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "int8": 1}
 """What a KV cache may hold, and the bytes of one number."""
 
+SLOWER_FUSIONS = ("SkipLayerNormFusion",)
+"""ONNX Runtime's rewritings that its CPU provider is slower with: see quantize/open_norms.py."""
+
 Dim = int | str
 
 

@@ -171,10 +171,15 @@ def check_replaceable(folder: Path) -> None:
     def refuse(reason: OSError) -> None:
         raise reason  # os.walk would pass over what it cannot list
 
-    effective = os.access in os.supports_effective_ids
     for path, _, _ in os.walk(folder, onerror=refuse):
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=effective):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        check_open(Path(path), os.R_OK | os.W_OK | os.X_OK)
+
+
+def check_open(folder: Path, mode: int = os.W_OK | os.X_OK) -> None:
+    """Raise PermissionError when nothing could be made in `folder` by this user."""
+    effective = os.access in os.supports_effective_ids
+    if not os.access(folder, mode, effective_ids=effective):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def identity(path: Path) -> tuple[int, int] | None:

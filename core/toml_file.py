@@ -14,7 +14,8 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     """A TOML file and its sha256; raises ConfigError in one line where it cannot be read."""
     try:
         raw = path.read_bytes()
-        return tomllib.loads(raw.decode("utf-8")), hashlib.sha256(raw).hexdigest()
+        # TOML knows no byte order mark, and some editors write one.
+        return tomllib.loads(raw.decode("utf-8-sig")), hashlib.sha256(raw).hexdigest()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except OSError as reason:

@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..bundle import Bundle, GraphKind, Precision, Variant, changed_bundle
-from ..errors import QuantizeError
+from ..errors import BudgetNotMet, QuantizeError
 from ..export.onnx_file import load_graph, save_graph, set_weights, write_weights
-from ..files import sweep
+from ..files import check_changeable, sweep
 from ..spec import GraphSpec
 from .calibrate import Calibration
 from .convert import MIN_SHARE, convert
@@ -19,6 +19,7 @@ from .int8_cache import CACHE_FACTS, cache_scales, put_int8_cache
 from .probe import ProbeReport, compare_logits, probe_logits
 from .recipe import Recipe, Scheme, named_recipe
 from .recipe_file import recipe_facts
+from .round_weights import RoundedWeights
 from .weights import find_matrices
 
 PORTABLE = "fp32-portable"
@@ -49,18 +50,21 @@ def quantize(
     *,
     block_size: int | None = None,
     calibration: Calibration | None = None,
+    rounded: RoundedWeights | None = None,
+    max_bytes: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> QuantizeReport:
     """Add (or replace) the variant that `recipe` makes of the fp32 variant, fused or portable.
 
     `recipe`: one of `RECIPES` by name, also as NAME-kv8 for a KV cache of int8, a precision for its
     default recipe, or a `Recipe` of one's own. `calibration`: where the recipe needs one.
-    `progress` is told each step, weight by weight.
+    `rounded`: the recipe's matrices in blocks where a search has rounded them already. `progress`
+    is told each step, weight by weight.
 
     Raises QuantizeError when less than 99% of the weight matrices' bytes could be quantized and the
     recipe does not say so, when weights are not finite, the block size does not fit, a layer of the
-    recipe is not there, or the calibration text is another than the recipe was made with; the
-    bundle is then as it was.
+    recipe is not there, or the calibration text is another than the recipe was made with, and
+    BudgetNotMet when the variant would have more than `max_bytes`; the bundle is then as it was.
     """
     chosen = _chosen(recipe, block_size, calibration)
     original = source_variant(bundle)
@@ -68,11 +72,12 @@ def quantize(
         original = bundle.variant(PORTABLE)
     spec = bundle.spec(original)
     positions = bundle.config.n_positions
+    check_changeable(bundle.path)
     sweep(bundle.path)
     path = bundle.file(original.model)
     model = load_graph(path)
     sizes = {name: matrix.tensor.nbytes for name, matrix in find_matrices(model.graph).items()}
-    made = convert(model, path, spec, chosen, calibration, progress)
+    made = convert(model, path, spec, chosen, calibration, progress, rounded=rounded)
     share = sum(sizes[name] for name in made.replaced & sizes.keys()) / sum(sizes.values())
     if share < MIN_SHARE and not chosen.leaves_weights:
         left = sorted(sizes.keys() - made.replaced)
@@ -98,6 +103,15 @@ def quantize(
             others = [str(PurePosixPath(chosen.graph_file).with_name(weights.name))]
         save_graph(model, graph)
         settings = made.settings
+        # Weights that it shares with fp32 lie beside the graph as well.
+        size = sum(graph.with_name(PurePosixPath(f).name).stat().st_size for f in others)
+        size += graph.stat().st_size
+        if max_bytes is not None and size > max_bytes:
+            raise BudgetNotMet(
+                f"{chosen.name} came out at {size:,} bytes, {size - max_bytes:,} too many; "
+                "nothing was changed",
+                above_bytes=size - max_bytes,
+            )
         del model, made
         progress("comparing with fp32")
         got = probe_logits(
@@ -120,7 +134,6 @@ def quantize(
             parity=probe.to_dict(),
         )  # fmt: skip
         draft.add(variant)
-        size = sum(draft.path.joinpath(f).stat().st_size for f in variant.files)
     return QuantizeReport(
         variant=variant.name,
         size_bytes=size,

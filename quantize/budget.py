@@ -6,6 +6,8 @@ on the held-out text, with the graph that the recipe makes.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -33,9 +35,11 @@ class Found:
     drift: TextDrift
     """Measured on the held-out text."""
     weight_bytes: int
-    """Of the matrices."""
+    """Of the matrices; of a named recipe at least so many."""
     trials: int
     """How many whole assignments were run."""
+    named: str = ""
+    """The named recipe that this is, renamed; then `formats` has only what it stores in blocks."""
 
 
 @dataclass
@@ -53,7 +57,9 @@ class _Search:
             for n, offers in self.options.offers.items()
         )
         self.progress(f"trial {self.runs}: {size / 1e6:.2f} MB of weights")
-        key = " ".join(f"{n}:{sorted(f.to_dict().items())}" for n, f in sorted(formats.items()))
+        told = json.dumps({name: chosen.to_dict() for name, chosen in formats.items()})
+        digest = hashlib.sha256(told.encode()).hexdigest()
+        key = f"{size} bytes of weights, formats {digest}, {self.options.rounder.calibration.key}"
         return self.trials.drift(key, lambda: self.options.rounded(formats), formats)
 
     def found(self, formats: Mapping[str, WeightFormat], drift: TextDrift, size: int) -> Found:

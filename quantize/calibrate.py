@@ -45,6 +45,12 @@ class Calibration:
         if self.ids.ndim != 2 or not self.ids.size:
             raise QuantizeError("the calibration text is empty")
 
+    @property
+    def key(self) -> str:
+        """What decides the numbers that are found with it, in a few words."""
+        samples, tokens = self.ids.shape
+        return f"{samples} x {tokens} tokens of {self.sha256[:16]}, seed {self.seed}"
+
     def facts(self) -> dict[str, str | int]:
         """What a recipe and a manifest say of it."""
         samples, tokens = self.ids.shape

@@ -38,6 +38,8 @@ class Converted:
     settings: Mapping[str, Any]
     replaced: frozenset[str]
     """Matrices that are stored in another way than before."""
+    rounded: RoundedWeights | None = None
+    """Of the scheme of blocks: what was put into the graph."""
 
     def plus(self, tensors: Tensors, settings: Mapping[str, Any]) -> Converted:
         """With more of both."""
@@ -53,9 +55,14 @@ def convert(
     recipe: Recipe,
     calibration: Calibration | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    *,
+    rounded: RoundedWeights | None = None,
 ) -> Converted:
     """Change `model`, which lies at `path`, in place: the fused fp32 graph, for the static scheme
-    the portable one. Where every matrix stays as it is, no tensor does change."""
+    the portable one. Where every matrix stays as it is, no tensor does change.
+
+    `rounded`: what `round_weights` makes of it by this recipe, in blocks, where that is known.
+    """
     if recipe.keeps_weights:
         return Converted({}, {}, frozenset())
     if recipe.scheme is Scheme.FLOAT16:
@@ -75,16 +82,14 @@ def convert(
         )  # fmt: skip
         made = round_weights(model, path, spec, rest, None, progress)
         tensors = put_dynamic(model, columns) | put_rounded(model, made, rest.formats(matrices))
-        open_norms(model)
         return Converted(
             with_kept(model, tensors),
             {"activations": "int8 at run time, a scale a call", **_blocks(made.blocks)},
             frozenset(matrices),
         )
     formats = recipe.formats(matrices)
-    made = round_weights(model, path, spec, recipe, calibration, progress)
+    made = rounded or round_weights(model, path, spec, recipe, calibration, progress)
     tensors = put_rounded(model, made, formats)
-    open_norms(model)
     settings: dict[str, Any] = {
         "activations": "int8 at run time, a scale a block", **_blocks(made.blocks),
         "symmetric": all(chosen.symmetric for chosen in formats.values()),
@@ -93,7 +98,7 @@ def convert(
         settings["smoothing"] = made.powers
     return Converted(
         with_kept(model, tensors), settings,
-        frozenset(name for name, chosen in formats.items() if chosen.bits < 32),
+        frozenset(name for name, chosen in formats.items() if chosen.bits < 32), made,
     )  # fmt: skip
 
 
@@ -138,7 +143,9 @@ def put_rounded(
         if chosen.bits == 16
     }
     levels = {name: chosen.accuracy_level for name, chosen in formats.items()}
-    return put_blocks(model, made.blocks, levels, only=only) | put_half(model, halves)
+    tensors = put_blocks(model, made.blocks, levels, only=only) | put_half(model, halves)
+    open_norms(model)
+    return tensors
 
 
 def with_kept(model: ir.Model, tensors: Tensors) -> Tensors:

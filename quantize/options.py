@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..export.onnx_file import load_graph
@@ -13,8 +13,10 @@ from .frontier import Offer
 from .gptq import output_error
 from .recipe import WeightFormat
 from .round_weights import RoundedWeights, round_matrix
+from .rounder import Rounder
 from .rounding import Floats, Rounding
 from .trial import Trials
+from .trial_log import TrialLog
 from .weights import Matrix, find_matrices, layer_groups
 
 REFERENCE = WeightFormat(bits=4, block_size=32, rounding=Rounding.SEARCH)
@@ -23,21 +25,15 @@ REFERENCE = WeightFormat(bits=4, block_size=32, rounding=Rounding.SEARCH)
 
 @dataclass(frozen=True)
 class Options:
-    """Offers of every matrix, and the rounded matrices themselves."""
+    """Offers of every matrix, and the matrices as they would be stored."""
 
     matrices: Mapping[str, Matrix]
     offers: Mapping[str, list[Offer[WeightFormat]]]
-    blocks: dict[tuple[str, WeightFormat], BlockWeights] = field(repr=False)
+    rounder: Rounder = field(repr=False)
 
     def rounded(self, formats: Mapping[str, WeightFormat]) -> RoundedWeights:
         """The matrices as `formats` has them."""
-        return RoundedWeights(
-            blocks={
-                name: self.blocks[name, replace(chosen, accuracy_level=4)]
-                for name, chosen in formats.items()
-                if chosen.bits <= 8
-            }
-        )
+        return self.rounder.rounded(formats)
 
 
 def formats_for(matrix: Matrix, rounding: Rounding) -> list[WeightFormat]:
@@ -66,89 +62,115 @@ def measure_options(
     output error trace(D G D'). Tables that are only gathered from have no Gram matrix: each of
     their formats is tried.
     """
-    model = load_graph(trials.path)
-    matrices = find_matrices(model.graph)
-    spec = trials.bundle.spec(trials.bundle.variant("fp32"))
+    matrices = find_matrices(load_graph(trials.path).graph)
+    spec = trials.bundle.spec(trials.original)
+    rounder = Rounder(trials.path, spec, matrices, calibration)
+    costs: dict[str, Costs] = {}
+    for name, matrix in matrices.items():
+        formats = (
+            (_reference(matrix), *formats_for(matrix, rounding))
+            if matrix.multiplied
+            else (WeightFormat(bits=4), WeightFormat(bits=8))
+        )
+        costs[name] = Costs(trials.log, matrix, tuple(dict.fromkeys(formats)), calibration)
     groups = [
         names
         for group in layer_groups(matrices)
         if (names := [name for name in group if matrices[name].multiplied])
     ]
-    blocks: dict[tuple[str, WeightFormat], BlockWeights] = {}
-    offers: dict[str, list[Offer[WeightFormat]]] = {}
-    for name, matrix in matrices.items():
-        if not matrix.multiplied:
-            progress(f"{len(offers) + 1} of {len(matrices)}: {name}")
-            offers[name] = _table_offers(trials, matrices, name, blocks)
-    for group, grams in zip(
-        groups, gram_groups(trials.path, spec, calibration, groups, progress), strict=True
-    ):
-        for name in group:
-            progress(f"{len(offers) + 1} of {len(matrices)}: {name}")
-            offers[name] = _offers(trials, matrices, name, grams[name], rounding, blocks)
-    return Options(matrices, {name: offers[name] for name in matrices}, blocks)
+    for of_one in costs.values():
+        if not of_one.matrix.multiplied and not of_one.known:
+            of_one.find(None, rounder)
+    # All or none: what is gathered together may decide the last bit of a Gram matrix, and a recipe
+    # has to find the same.
+    if not all(of_one.known for of_one in costs.values()):
+        grams = gram_groups(trials.path, spec, calibration, groups, progress)
+        for number, (group, found) in enumerate(zip(groups, grams, strict=True), 1):
+            progress(f"rounding, {number} of {len(groups)}: {', '.join(group)}")
+            for name in group:
+                if not costs[name].known:
+                    costs[name].find(found[name], rounder)
+    offers = {}
+    for number, (name, of_one) in enumerate(costs.items(), 1):
+        progress(f"{number} of {len(costs)}: {name} alone")
+        offers[name] = _offers(trials, rounder, of_one)
+    return Options(matrices, offers, rounder)
 
 
-def _table_offers(
-    trials: Trials,
-    matrices: Mapping[str, Matrix],
-    name: str,
-    blocks: dict[tuple[str, WeightFormat], BlockWeights],
-) -> list[Offer[WeightFormat]]:
-    """Of positions, and of an embedding that is not the head: 4 and 8 bits as measured, float16."""
-    found = []
-    for chosen in (WeightFormat(bits=4), WeightFormat(bits=8)):
-        made = blocks[name, chosen] = round_matrix(matrices[name], chosen, None)
-        drift = _alone_nats(trials, matrices, name, chosen, made)
-        found.append(Offer(chosen, size_bytes(made), drift))
-    return [*found, _half(matrices[name])]
+def _reference(matrix: Matrix) -> WeightFormat:
+    return REFERENCE if matrix.shape[1] % 32 == 0 else replace(REFERENCE, block_size=None)
 
 
-def _offers(
-    trials: Trials,
-    matrices: Mapping[str, Matrix],
-    name: str,
-    gram: Floats,
-    rounding: Rounding,
-    blocks: dict[tuple[str, WeightFormat], BlockWeights],
-) -> list[Offer[WeightFormat]]:
-    matrix = matrices[name]
-    rows = matrix.rows
-    width = rows.shape[1]
-    reference = REFERENCE if width % 32 == 0 else replace(REFERENCE, block_size=None)
-    eight = WeightFormat(bits=8)
-    errors = {}
-    for chosen in (reference, *formats_for(matrix, rounding)):
-        made = round_matrix(matrix, chosen, gram, rows)
-        blocks[name, chosen] = made
-        errors[chosen] = output_error(rows, dequantize_blocks(made), gram)
+@dataclass(frozen=True)
+class Costs:
+    """Size and output error of a matrix in every format; they are remembered with the trials, so
+    that an interrupted search need not round again what it does not choose."""
 
-    floor, four = (
-        _alone_nats(trials, matrices, name, chosen, blocks[name, chosen])
-        for chosen in (eight, reference)
-    )
+    log: TrialLog
+    matrix: Matrix
+    formats: Sequence[WeightFormat]
+    calibration: Calibration
+
+    @property
+    def key(self) -> str:
+        return f"{self.matrix.name} rounded, {self.calibration.key}"
+
+    @property
+    def row(self) -> Mapping[str, float]:
+        return self.log.get(self.key) or {}
+
+    @property
+    def known(self) -> bool:
+        names = [name for chosen in self.formats for name in _columns(chosen)]
+        return all(name in self.row for name in names)
+
+    def find(self, gram: Floats | None, rounder: Rounder) -> None:
+        """Round the matrix in every format. `gram`: of its input, where it is multiplied."""
+        rows = self.matrix.rows
+        found = dict(self.row)
+        for chosen in self.formats:
+            made = round_matrix(self.matrix, chosen, gram, rows)
+            rounder.keep(self.matrix.name, chosen, made)
+            apart = 0.0 if gram is None else output_error(rows, dequantize_blocks(made), gram)
+            found |= dict(zip(_columns(chosen), (float(size_bytes(made)), apart), strict=True))
+        self.log.add(self.key, found)
+
+    def of(self, chosen: WeightFormat) -> tuple[int, float]:
+        """Bytes, and the output error trace(D G D')."""
+        size, apart = (self.row[name] for name in _columns(chosen))
+        return int(size), apart
+
+
+def _columns(chosen: WeightFormat) -> tuple[str, str]:
+    zeros = "" if chosen.symmetric else ", zero points"
+    text = f"{chosen.bits} bits by {chosen.rounding}, blocks of {chosen.block_size}{zeros}"
+    return f"bytes, {text}", f"error, {text}"
+
+
+def _offers(trials: Trials, rounder: Rounder, costs: Costs) -> list[Offer[WeightFormat]]:
+    matrix = costs.matrix
+    name = matrix.name
+
+    def alone(chosen: WeightFormat) -> float:
+        """Mean KL of this matrix rounded and all others as they were."""
+        return trials.alone(
+            rounder.matrices, name, chosen, lambda: rounder.rounded({name: chosen}).blocks[name]
+        ).mean_kl_nats
+
+    half = Offer(WeightFormat(bits=16), 2 * math.prod(matrix.shape), 0.0)
+    if not matrix.multiplied:
+        return [*(Offer(each, costs.of(each)[0], alone(each)) for each in costs.formats), half]
+    reference = _reference(matrix)
+    floor, four = alone(WeightFormat(bits=8)), alone(reference)
     added = max(0.0, four - floor)
-    each = added / errors[reference] if errors[reference] > 0 else 0.0
+    apart = costs.of(reference)[1]
+    each = added / apart if apart > 0 else 0.0
     found = [
-        Offer(chosen, size_bytes(blocks[name, chosen]), floor + each * error)
-        for chosen, error in errors.items()
+        Offer(chosen, size, floor + each * error)
+        for chosen in costs.formats
+        for size, error in [costs.of(chosen)]
     ]
-    return [*found, _half(matrix)]
-
-
-def _alone_nats(
-    trials: Trials,
-    matrices: Mapping[str, Matrix],
-    name: str,
-    chosen: WeightFormat,
-    made: BlockWeights,
-) -> float:
-    """Mean KL of one matrix rounded and all others as they were."""
-    return trials.alone(matrices, name, chosen, lambda: made).mean_kl_nats
-
-
-def _half(matrix: Matrix) -> Offer[WeightFormat]:
-    return Offer(WeightFormat(bits=16), 2 * math.prod(matrix.shape), 0.0)
+    return [*found, half]
 
 
 def size_bytes(made: BlockWeights) -> int:

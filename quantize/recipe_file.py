@@ -7,6 +7,7 @@
     [weights]                        # every matrix, unless said otherwise below
     bits = 4                         # 4, 8, 16 (float16) or 32 (left as it is)
     block_size = 32                  # 16 to 256, a power of two; 0 or none: chosen by the width
+    largest_block = 128              # instead: the largest that divides a row, up to this
     symmetric = true
     rounding = "gptq"                # or nearest, search
     accuracy_level = 4               # 4: activations int8 at run time; 1: float32, slower
@@ -61,7 +62,9 @@ def to_toml(recipe: Recipe, comment: str = "") -> str:
     """The recipe as a file's text, `comment` in lines before it."""
     import tomli_w
 
-    lines = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
+    # TOML has no control characters, nor UTF-8 what a file's name may hold.
+    plain = ("".join(c if c.isprintable() else "?" for c in line) for line in comment.splitlines())
+    lines = "".join(f"# {line}".rstrip() + "\n" for line in plain)
     return f"{lines}{tomli_w.dumps(recipe_facts(recipe))}"
 
 
@@ -87,14 +90,17 @@ def recipe_facts(recipe: Recipe) -> dict[str, Any]:
 
 
 def _layer_facts(chosen: WeightFormat, usual: WeightFormat) -> dict[str, Any]:
-    inherited = chosen.bits == usual.bits <= 8 and usual.block_size is not None
-    unset = {"block_size": 0} if inherited and chosen.block_size is None else {}
+    if not chosen.bits == usual.bits <= 8:
+        return chosen.to_dict()
+    # 0 undoes what a layer would take over from [weights].
+    names = [name for name in ("block_size", "largest_block") if getattr(usual, name) is not None]
+    unset = {name: 0 for name in names if getattr(chosen, name) is None}
     return {**unset, **chosen.to_dict()}
 
 
 _TEXTS = {"name": str, "scheme": str, "about": str, "kv_cache": str, "activation_ranges": str,
           "smoothing": bool}  # fmt: skip
-_FORMAT = {"bits": int, "block_size": int, "symmetric": bool, "rounding": str,
+_FORMAT = {"bits": int, "block_size": int, "largest_block": int, "symmetric": bool, "rounding": str,
            "accuracy_level": int}  # fmt: skip
 _CALIBRATION = {"text": str, "sha256": str, "samples": int, "tokens": int, "seed": int}
 
@@ -129,7 +135,11 @@ def _from_dict(data: Mapping[str, Any]) -> Recipe:
         start = {} if changes.get("bits", usual.bits) != usual.bits else usual.to_dict()
         found[pattern] = _format({**start, **changes})
     cache = data.get("kv_cache")
-    _check("calibration.", data.get("calibration", {}), _CALIBRATION)
+    calibration = data.get("calibration", {})
+    _check("calibration.", calibration, _CALIBRATION)
+    for key, least in (("samples", 1), ("tokens", 1), ("seed", 0)):
+        if calibration.get(key, least) < least:
+            raise ConfigError(f"calibration.{key} is {calibration[key]}, expected {least} or more")
     return Recipe(
         name=data["name"], scheme=scheme, weights=usual, layers=found,
         smoothing=data.get("smoothing", False), activation_ranges=ranges,
@@ -140,8 +150,8 @@ def _from_dict(data: Mapping[str, Any]) -> Recipe:
 
 def _format(data: Mapping[str, Any]) -> WeightFormat:
     rounding = _choice(Rounding, data.get("rounding", "search"), "rounding")
-    block_size = data.get("block_size") or None
-    return WeightFormat(**{**data, "rounding": rounding, "block_size": block_size})
+    blocks = {name: data.get(name) or None for name in ("block_size", "largest_block")}
+    return WeightFormat(**{**data, "rounding": rounding, **blocks})
 
 
 _Kind = TypeVar("_Kind", bound=StrEnum)

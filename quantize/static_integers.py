@@ -9,6 +9,9 @@
 only inference".) The tied table stays one tensor: its output channels as the head are its rows as
 the embedding. Whoever runs the graph merges each DequantizeLinear into the operator behind it.
 
+On x86 without VNNI ONNX Runtime sums two uint8 x int8 products in 16 bits, which saturates. With
+its setting against that, session.x64quantprecision = 1, ONNX Runtime 1.32 does not load this graph.
+
 Written here, as QDQQuantizer of onnxruntime.quantization 1.32 puts the table's scales per row on
 what was gathered, which is a wrong graph; it also keeps biases outside of Gemm in 8 bits and writes
 copies of the model to the disk.

@@ -20,8 +20,8 @@ import onnxruntime as ort
 from ..bundle import Bundle, GraphKind, Precision, Variant, changed_bundle
 from ..errors import ParityError, QuantizeError
 from ..export.onnx_file import load_graph, save_graph, set_weights, write_weights
-from ..files import quoted, sweep
-from ..manifest import GRAPH_FILES, VARIANT_NAME
+from ..files import check_changeable, quoted, sweep
+from ..manifest import GRAPH_FILES, TAKEN_NAMES, VARIANT_NAME
 from ..spec import (
     ATTENTION_MASK,
     INPUT_IDS,
@@ -75,10 +75,12 @@ def add_static_variant(
     check_static(shape, bundle.config)
     name = name or profile.name
     path = f"onnx/model_{name}.onnx"
-    if not VARIANT_NAME.fullmatch(name) or name in GRAPH_FILES or path in GRAPH_FILES.values():
+    taken = name in GRAPH_FILES or name in TAKEN_NAMES or path in GRAPH_FILES.values()
+    if taken or not VARIANT_NAME.fullmatch(name):
         raise QuantizeError(f"a variant for {profile.name} cannot be called {quoted(name)}")
     original = bundle.variant(PORTABLE)
     source = bundle.file(original.model)
+    check_changeable(bundle.path)
     sweep(bundle.path)
     ranges = _ranges(bundle, source, profile, calibration, progress)
     model = load_graph(source)

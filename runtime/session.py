@@ -17,7 +17,7 @@ from ..errors import (
     ProviderUnavailable,
     UnsafePath,
 )
-from ..spec import GraphSpec
+from ..spec import SLOWER_FUSIONS, GraphSpec
 
 # What people call them; any name of ONNX Runtime's own is taken as well.
 PROVIDERS: Mapping[str, str] = {
@@ -37,8 +37,6 @@ _DTYPES = {
     "tensor(int8)": "int8",
 }  # fmt: skip
 _LONGEST_REASON = 400
-# The CPU's fused norm is slower than the two operators that it stands for: see open_norms.py.
-_SLOWER_ON_CPU = ["SkipLayerNormFusion"]
 _QUIET = 4  # fatal only: errors come as exceptions, and are told once
 
 
@@ -83,7 +81,7 @@ def open_session(
     if full != _CPU:
         providers.append((_CPU, {}))
     path = bundle.file(variant.model)
-    extra = {"disabled_optimizers": _SLOWER_ON_CPU} if full == _CPU else {}
+    extra = {"disabled_optimizers": list(SLOWER_FUSIONS)} if full == _CPU else {}
     try:
         # Without enable_fallback=0 onnxruntime prints to stdout and tries the CPU instead.
         session = ort.InferenceSession(

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +30,15 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 SMALL = ("--samples", 8, "--max-tokens", 600)
+SHORT = "short.txt"
+HOLD = """
+import sys
+from pathlib import Path
+from gpt2edge.one_at_a_time import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,8 +57,18 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--max-ppl-increase", "much"], "is no share"),
         (["--precision", "int4", "--text", "x"], "--text does not go with --precision"),
         (["--max-size", "1MB", "--block-size", "32"], "leave --block-size out"),
-        (["--max-size", "1MB", "--name", "int4"], "is a named recipe's"),
+        (["--max-size", "1MB", "--name", "int4"], "is a named recipe's variant"),
         (["--max-size", "1MB", "--name", "A B"], "a variant's name is of a-z"),
+        (["--max-size", "1MB", "--name", "all"], "'all': is what --precision calls every"),
+        (["--precision", "int4", "--name", "original"], "'original': is what reports call the"),
+        (["--precision", "int4", "--name", "int8-fine"], "is a named recipe's variant"),
+        (["--precision", "int4", "--name", "int8"], "is a named recipe's variant"),
+        (["--profile", "qnn", "--name", "all"], "a variant for qnn cannot be called 'all'"),
+        (["--max-size", "1MB", "--max-tokens", "1"], "--max-tokens 1: too few to measure on; give"),
+        (["--sensitivity", "--max-tokens", "256"], "--max-tokens 256: too few to measure on"),
+        (["--sensitivity", "--text", SHORT], "tokens are too few to measure on; give a text of"),
+        (["--sensitivity", "--work", SHORT], "not JSON: "),
+        (["--sensitivity", "--work", SHORT], "; remove it, or give another --work"),
         (["--recipe", "none.toml"], "none.toml: no such file"),
         (["--recipe", "none"], "neither a recipe file"),
         (["--recipe", "int4-gptq", "--samples", "9999"], "too few to calibrate on"),
@@ -63,14 +88,115 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_what_cannot_be_asked_is_one_line(
-    bundle: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(bundle.parent)
+    Path(SHORT).write_text("The import statement binds names.")
     before = sorted(path.stat().st_mtime_ns for path in bundle.rglob("*"))
     code, _, err = run(capsys, "quantize", bundle, *words)
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert sorted(path.stat().st_mtime_ns for path in bundle.rglob("*")) == before
+
+
+@contextmanager
+def another_at(path: Path) -> Iterator[None]:
+    """Another process that is at work there."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    try:
+        yield
+    finally:
+        holder.communicate()
+
+
+def test_a_second_command_is_told_that_the_first_is_at_work(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = bundle.with_name("latest")
+    link.symlink_to(bundle)
+    every = (
+        ("--precision", "int8"), ("--profile", "xnnpack"), ("--sensitivity",),
+        ("--max-size", "1MB"),
+    )  # fmt: skip
+    with another_at(bundle):
+        for words in every:
+            code, _, err = run(capsys, "quantize", link, *words)
+            assert code == 2
+            assert f"{bundle}: another process is at work there; wait until it is done" in err
+    with another_at(bundle.with_name("trials.json")):
+        work = ("--work", bundle.with_name("trials.json"))
+        code, _, err = run(capsys, "quantize", bundle, "--sensitivity", *work)
+        assert code == 2
+        assert "trials.json: another process is at work there" in err
+    code, _, err = run(capsys, "quantize", bundle, "--precision", "int8")
+    assert code == 0, err
+    assert {path.name for path in bundle.parent.iterdir()} == {"bundle", "latest"}
+
+
+def test_names_stand_in_one_column(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(
+        capsys, "quantize", bundle, "--precision", "int4", "--recipe", "int8-dynamic",
+        "--recipe", "int4-nearest",
+    )  # fmt: skip
+    assert code == 0, err
+    assert len({line.index(" MB") for line in out.splitlines()}) == 1
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "int4", "int8-dynamic", "int4-nearest",
+    ]  # fmt: skip
+
+
+def test_a_variant_that_comes_out_too_large_is_not_kept_but_chosen_anew(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimates: list[int] = []
+
+    def far_too_low(*_: object) -> int:
+        estimates.append(0)
+        return 0
+
+    monkeypatch.setattr("gpt2edge.quantize.overhead.overhead_bytes", far_too_low)
+    code, out, err = run(capsys, "quantize", bundle, "--max-size", "130KB", *SMALL, "--json")
+    assert code == 0, err
+    assert estimates
+    assert 100_000 < json.loads(out)["size_bytes"] <= 130_000
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    code, _, err = run(capsys, "quantize", bundle, "--max-size", "95KB", *SMALL)
+    assert code == 1
+    assert "the least that can be reached is" in err
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+
+
+def test_a_search_rounds_once_and_a_second_one_only_what_it_chooses(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpt2edge.quantize.gptq import gptq_blocks
+
+    rounded: list[str] = []
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        rounded.append(named["name"])
+        return gptq_blocks(*arguments, **named)
+
+    monkeypatch.setattr("gpt2edge.quantize.round_weights.gptq_blocks", counted)
+    search = ("quantize", bundle, "--max-size", "130KB", "--keep-fast", *SMALL)
+    assert run(capsys, *search)[0] == 0
+    data = bundle / "onnx/model_least-drift.onnx_data"
+    first, most = data.read_bytes(), Counter(rounded)
+    assert max(most.values()) <= 7  # 32, 64, 128 weights a scale, with zero points; int4-gptq-awq
+    del rounded[:]
+    assert run(capsys, *search)[0] == 0
+    assert max(Counter(rounded).values(), default=0) <= 1
+    assert data.read_bytes() == first
 
 
 def test_a_budget_that_cannot_be_held_is_exit_code_1(

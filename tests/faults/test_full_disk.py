@@ -17,6 +17,7 @@ import pytest
 
 from gpt2edge import Bundle, GPT2Config, GraphKind, Precision, Variant
 from gpt2edge.bundle import changed_bundle, new_bundle
+from gpt2edge.cli import main
 from gpt2edge.errors import StorageError
 from gpt2edge.export import export_bundle
 from gpt2edge.files import write_file
@@ -276,3 +277,59 @@ def test_an_export_and_a_quantization(tmp_path: Path) -> None:
     for size_bytes in (0, 5_000):
         refused_below(size_bytes, lambda: quantize(Bundle.open(target), Precision.INT8), target)
     Bundle.open(target, verify=True)
+
+
+def test_a_search_goes_on_when_there_is_room_again(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trials do not fit; then a graph that is weighed; then the recipe's file, last of all."""
+    target = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    search = ["quantize", str(target), "--max-size", "130KB", "--samples", "8"]
+    search += ["--max-tokens", "300"]
+
+    def told() -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main(search)
+        err = capsys.readouterr()[1]
+        assert stopped.value.code == 2
+        assert len(err.splitlines()) == 1
+        assert names(tmp_path) in (["bundle"], ["bundle", "bundle.trials.json"])
+        return err
+
+    before = content(target)
+    with files_of_at_most(0):
+        assert "bundle.trials.json: cannot be written: File too large; nothing was" in told()
+    with files_of_at_most(5_000):
+        assert "bundle.trials.json: cannot be written: File too large; nothing was" in told()
+    kept = len((tmp_path / "bundle.trials.json").read_bytes())
+    assert 1_000 < kept <= 5_000
+    with files_of_at_most(20_000):
+        assert f"{target}: cannot be written: File too large; nothing was changed" in told()
+    assert content(target) == before
+    with pytest.raises(SystemExit) as stopped:
+        main(search)
+    assert stopped.value.code == 0
+    Bundle.open(target, verify=True)
+
+
+def test_a_recipe_that_cannot_be_written_is_in_the_manifest(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+    def full(path: Path, _: object) -> None:
+        raise StorageError(f"{path}: the disk is full (0 bytes free); nothing was changed")
+
+    monkeypatch.setattr("gpt2edge.cli_search.write_file", full)
+    words = ["--max-size", "130KB", "--samples", "8", "--max-tokens", "300"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["quantize", str(target), *words])
+    err = capsys.readouterr()[1]
+    assert stopped.value.code == 2
+    assert "bundle-least-drift.toml: the disk is full" in err
+    assert "variant least-drift was added; its recipe stands in the manifest too" in err
+    told = Bundle.open(target, verify=True).variant("least-drift").quantization["recipe"]
+    assert told["name"] == "least-drift"

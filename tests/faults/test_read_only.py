@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 
 from gpt2edge import Bundle, GPT2Config
 from gpt2edge.bundle import changed_bundle, new_bundle
+from gpt2edge.cli import main
 from gpt2edge.errors import BundleCorrupt, StorageError
-from gpt2edge.files import staged_folder, write_file
+from gpt2edge.files import check_changeable, check_writable, staged_folder, write_file
 
 AsUser = Callable[[], AbstractContextManager[None]]
 CONFIG = GPT2Config(vocab_size=10, n_positions=4, n_embd=2, n_layer=1, n_head=1)
@@ -91,6 +93,64 @@ def test_a_bundle_that_its_owner_closed_is_not_changed(
         assert [path.name for path in open_folder.iterdir()] == ["bundle"]
         (target / closed).chmod(0o755)
         assert (target / "private/notes").read_text() == "mine"
+
+
+def test_a_closed_folder_is_told_before_any_work(open_folder: Path, as_user: AsUser) -> None:
+    bundle = open_folder / "closed/bundle"
+    make(bundle)
+    bundle.parent.chmod(0o555)
+    with as_user():
+        refused(lambda: check_changeable(bundle), f"{bundle}: ", str(bundle.parent))
+        refused(lambda: check_writable(bundle.with_name("x")), f"{bundle.with_name('x')}: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--max-size", "130KB"], "bundle"),
+        (["--max-ppl-increase", "1%", "--work", "../x", "--recipe-file", "../y"], "bundle"),
+        (["--precision", "int8"], "bundle"),
+        (["--profile", "xnnpack"], "bundle"),
+        (["--sensitivity"], "bundle.trials.json"),
+    ],
+)  # fmt: skip
+def test_a_search_in_a_read_only_folder_says_so_before_it_measures(
+    tiny_bundle: Path,
+    open_folder: Path,
+    as_user: AsUser,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    named: str,
+) -> None:
+    closed = open_folder / "closed"
+    bundle = Path(shutil.copytree(tiny_bundle, closed / "bundle"))
+    monkeypatch.chdir(closed)
+    closed.chmod(0o555)
+    monkeypatch.setattr(
+        "gpt2edge.quantize.run_graph.open_graph", lambda *_, **__: pytest.fail("it was run")
+    )
+    with as_user(), pytest.raises(SystemExit) as stopped:
+        main(["quantize", str(bundle), *words])
+    _, err = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert err.startswith(f"gpt2edge: error: {closed / named}: cannot be written: Permission")
+    assert len(err.splitlines()) == 1
+    assert [path.name for path in closed.iterdir()] == ["bundle"]
+
+
+def test_sensitivities_of_a_bundle_that_is_read_only(
+    tiny_bundle: Path, open_folder: Path, as_user: AsUser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = open_folder / "closed"
+    bundle = Path(shutil.copytree(tiny_bundle, closed / "bundle"))
+    closed.chmod(0o555)
+    work = str(open_folder / "trials.json")
+    with as_user(), pytest.raises(SystemExit) as stopped:
+        main(["quantize", str(bundle), "--sensitivity", "--max-tokens", "300", "--work", work])
+    assert stopped.value.code == 0, capsys.readouterr()[1]
+    assert "h.0.attn.c_attn.weight" in capsys.readouterr()[0]
+    assert [path.name for path in closed.iterdir()] == ["bundle"]
 
 
 def test_what_may_not_be_read(open_folder: Path, as_user: AsUser) -> None:
