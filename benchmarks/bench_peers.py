@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from gpt2edge.errors import ConfigError, EvalError, Gpt2EdgeError
 from gpt2edge.evals.bench import run_bandwidth
+from gpt2edge.evals.bench_rows import threads_name
 from gpt2edge.files import check_writable, read_json, write_file, write_json
 
 BUILD = Path(__file__).resolve().parent.parent / "build"
@@ -38,7 +39,7 @@ def main() -> int:
     pages = {kind: output.with_name(f"{output.name}.{kind}") for kind in ("json", "md", "png")}
     for page in pages.values():
         check_writable(page)
-    work = BUILD / "bench_peers" / Path(options.model).name
+    work = output.parent / "bench_peers" / Path(options.model).name
     only = tuple(options.only.split(",")) if options.only else NAMES
     if unknown := set(only) - set(NAMES):
         raise ConfigError(f"--only: unknown {', '.join(unknown)}; known are {', '.join(NAMES)}")
@@ -63,12 +64,11 @@ def main() -> int:
     write_json(pages["json"], {**facts, **report.to_dict()})
     heading = (
         f"{options.model}, weights of seed 0; tokens a second, {options.new_tokens} new ones, "
-        f"first token after {settings['prompt_tokens']}; medians of {rounds_of(runs)} rounds, "
-        "\u00b1 half of the range"
+        f"first token after {settings['prompt_tokens']}; medians, \u00b1 half of the range"
     )
     text = report.to_markdown(heading)
     write_file(pages["md"], text)
-    report.draw(f"{options.model} on {report.threads[-1]} threads", pages["png"])
+    report.draw(f"{options.model}, {threads_name(report.threads[-1])}", pages["png"])
     print(text)
     print(f"{', '.join(map(str, pages.values()))}", file=sys.stderr)
     return 0
@@ -126,15 +126,18 @@ def measure_all(
 ) -> None:  # fmt: skip
     """Add to `runs`. A system that fails is not asked again."""
     broken: set[str] = set()
-    first = 1 + max((run["round"] for run in runs), default=-1)
+    first = {
+        count: 1 + max((run["round"] for run in runs if run["threads"] == count), default=-1)
+        for count in threads
+    }
     total = rounds * len(threads) * len(systems)
     with tqdm(total=total, unit=" runs", disable=not sys.stderr.isatty()) as bar:
-        for turn in range(first, first + rounds):
+        for turn in range(rounds):
             for count in threads:
-                where = {"round": turn, "threads": count}
+                where = {"round": first[count] + turn, "threads": count}
                 runs.append({**where, "system": MEMORY, "result": run_bandwidth(count)})
                 for system in systems:
-                    bar.set_description(f"{system.name}, {count} threads")
+                    bar.set_description(f"{system.name}, {threads_name(count)}")
                     bar.update()
                     if system.name in broken:
                         continue
@@ -147,10 +150,6 @@ def measure_all(
                         run["error"] = str(reason)
                         broken.add(system.name)
                     runs.append(run)
-
-
-def rounds_of(runs: list[Run]) -> int:
-    return len({run["round"] for run in runs})
 
 
 if __name__ == "__main__":

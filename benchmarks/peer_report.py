@@ -10,7 +10,7 @@ from typing import Any
 from peer_systems import NAMES, OURS, PeerSystem
 
 from gpt2edge.evals.bench_plot import Family, draw_bench
-from gpt2edge.evals.bench_rows import BenchRow, Spread, cells, row_of
+from gpt2edge.evals.bench_rows import BenchRow, Spread, cells, row_of, threads_name
 from gpt2edge.evals.tables import markdown_table
 
 Run = dict[str, Any]
@@ -109,8 +109,11 @@ class PeerReport:
         parts = [heading]
         for count in self.threads:
             speed = self.gb_per_s[count]
-            reads = f"memory is read at {speed.median:.1f} GB/s ({speed.low:.1f}-{speed.high:.1f})"
-            parts.append(f"**{count} thread{'s' if count > 1 else ''}**; {reads}")
+            rounds = len(self._of(MEMORY, count))
+            parts.append(
+                f"**{threads_name(count)}**, {rounds} round{'s' if rounds > 1 else ''}; memory is "
+                f"read at {speed.median:.1f} GB/s ({speed.low:.1f} to {speed.high:.1f})"
+            )
             if self.rows[count]:
                 same = ("same tokens", lambda row: self.same_tokens(row.name))
                 parts.append("\n".join(markdown_table(cells(self.rows[count], [same]))))

@@ -22,7 +22,7 @@ from ..cores import usable_cores
 from ..errors import ConfigError, EvalError
 from .bandwidth import DEFAULT_BYTES
 from .bench_plot import Family, draw_bench
-from .bench_rows import BenchRow, Spread, cells, row_of
+from .bench_rows import BenchRow, Spread, cells, row_of, threads_name
 from .tables import markdown_table, text_table
 from .weights_read import step_bytes
 
@@ -57,7 +57,7 @@ class BenchReport:
         parts = [self.heading]
         for threads in dict.fromkeys(row.threads for row in self.variants):
             rows = [row for row in self.variants if row.threads == threads]
-            name = "ONNX Runtime's choice of threads" if threads is None else f"{threads} threads"
+            name = threads_name(threads) if threads else "ONNX Runtime's choice of threads"
             speed = self.gb_per_s[threads or usable_cores()].median
             note = f"{name}; memory is read at {speed:.1f} GB/s"
             parts.append("\n".join([note, "", *table(cells(rows))]))
@@ -161,7 +161,7 @@ def draw_report(report: BenchReport, path: Path) -> None:
     rows = tuple(row for row in report.variants if row.threads == threads)
     family = Family(name="gpt2edge", labels=tuple(row.name for row in rows), rows=rows)
     used = threads or usable_cores()
-    title = f"{report.title}, {used} threads"
+    title = f"{report.title}, {threads_name(used)}"
     draw_bench([family], report.gb_per_s[used].median, title, path)
 
 

@@ -151,8 +151,15 @@ def columns(row: BenchRow) -> list[Column]:
 
 def _spread(spread: Spread, digits: str) -> str:
     """The median, and half of what lies between the slowest and the fastest, in percent of it."""
+    if spread.high == spread.low:
+        return f"{spread.median:{digits}}"
     half = 50 * (spread.high - spread.low) / spread.median
     return f"{spread.median:{digits}} \u00b1{half:.0f}%"
+
+
+def threads_name(count: int) -> str:
+    """1 thread, 2 threads."""
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def cells(rows: Sequence[BenchRow], more: Sequence[Column] = ()) -> list[list[str]]:
