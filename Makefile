@@ -6,9 +6,10 @@ READY  := $(VENV)/.ready
 PARTS  := model export runtime quantize evals
 TEXT   ?=
 DEMO   ?= demo
+ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install types lint format test demo bench build clean
+.PHONY: help install types lint format test demo bench bench-peers build clean
 
 help:
 	@echo "make demo              train, export, quantize, run and measure a small GPT-2 (TEXT=file or folder)"
@@ -16,6 +17,7 @@ help:
 	@echo "make lint              ruff, formatter and type checker"
 	@echo "make format            let ruff rewrite the code"
 	@echo "make bench             every variant of GPT-2 small beside transformers in PyTorch"
+	@echo "make bench-peers       and beside llama.cpp, CTranslate2, Optimum, onnxruntime-genai"
 	@echo "make build             sdist and wheel in dist/"
 	@echo "make install           only the environment, in $(VENV)"
 	@echo "make clean             remove what was built"
@@ -52,7 +54,11 @@ demo: $(READY)
 	$(BIN)/python benchmarks/demo.py --output "$(DEMO)" $(if $(TEXT),--text "$(TEXT)")
 
 bench: $(READY)
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/bench_peers.py --only gpt2edge,transformers --threads 2 --output build/bench $(ARGS)
+
+# ARGS="--quick", "--model gpt2-xl", ...; compiling llama.cpp takes minutes the first time.
+bench-peers: $(READY)
+	$(BIN)/python benchmarks/bench_peers.py $(ARGS)
 
 # A module deleted after an earlier build would otherwise come back from build/.
 build: $(READY)

@@ -7,8 +7,8 @@ The checkpoint is written as an f32 GGUF, llama.cpp's own quantizer makes the ot
 and each reads the windows that `gpt2edge eval` reads, so that the numbers can be laid beside its.
 The f32 file is measured as well: what it drifts is llama.cpp's arithmetic, not quantization.
 
-llama.cpp lives in build/peers, an environment of its own that the first run makes (the package is
-compiled, which takes minutes and needs a C++ compiler).
+llama.cpp lives in build/peers/llama-cpp, an environment of its own that the first run makes (the
+package is compiled, which takes minutes and needs a C++ compiler).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from llama_cpp_models import LlamaCpp, LlamaCppTasks, open_gguf, write_files
 from machine import machine
-from peers import PACKAGES, peers_python
+from peers import LLAMA_CPP, peers_python
 
 from gpt2edge.cores import usable_cores
 from gpt2edge.errors import EvalError, Gpt2EdgeError
@@ -221,7 +221,7 @@ def main() -> None:
         )  # fmt: skip
         last_words = score_passages(passages, OriginalModel(checkpoint)) if passages else None
     print(
-        f"{machine()}\nllama.cpp ({', '.join(PACKAGES[:2])}): {measured.system}\n"
+        f"{machine()}\nllama.cpp ({', '.join(LLAMA_CPP.packages[:2])}): {measured.system}\n"
         f"{checkpoint.source}: {len(measured.original.losses):,} tokens of {options.text}, window "
         f"{length}, stride {stride}\n"
     )
@@ -229,7 +229,7 @@ def main() -> None:
     if options.json:
         facts = {
             "machine": machine(),
-            "packages": PACKAGES,
+            "packages": LLAMA_CPP.packages,
             "llama_cpp_system": measured.system,
             "checkpoint": checkpoint.source,
             "text": str(options.text),

@@ -15,7 +15,8 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from . import __version__
-from .cli_check import bench, info
+from .cli_bench import bench
+from .cli_check import info
 from .cli_data import data
 from .cli_eval import evaluate
 from .cli_harness import lm_eval

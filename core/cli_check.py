@@ -1,4 +1,4 @@
-"""The verbs that look: bench, info."""
+"""The verb that looks: info; and how a bundle is opened to compare its variants."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any
 import click
 
 from .bundle import MANIFEST, Bundle
-from .cli_make import example, json_option, threads_option
+from .cli_make import example, json_option
 from .config import PRESETS, GPT2Config, preset
 from .errors import ConfigError
 from .parameters import ParameterCounts, count_parameters
 
-_PATH = click.Path(path_type=Path)
-_COUNT = click.IntRange(min=1)
 variants_option = click.option(
     "--variant",
     "variants",
@@ -32,43 +30,6 @@ def open_to_compare(path: Path, variants: tuple[str, ...]) -> Bundle:
     if left:
         click.echo(f"left out, as of fixed shapes: {', '.join(left)} (--variant NAME)", err=True)
     return bundle
-
-
-@click.command(
-    short_help="Speed, load time and memory of every variant.",
-    epilog=example("gpt2edge bench bundle --variant int4 --threads 2"),
-)
-@click.argument("bundle", type=_PATH)
-@variants_option
-@click.option("--prompt-tokens", type=_COUNT, default=128, show_default=True)
-@click.option("--new-tokens", type=_COUNT, default=64, show_default=True)
-@click.option("--repeats", type=_COUNT, default=3, show_default=True)
-@click.option("--provider", default="cpu", show_default=True)
-@threads_option
-@json_option
-def bench(
-    bundle: Path,
-    variants: tuple[str, ...],
-    prompt_tokens: int,
-    new_tokens: int,
-    repeats: int,
-    provider: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Speed, load time and memory of every variant of BUNDLE, each in a process of its own."""
-    from .evals.bench import bench as run
-
-    report = run(
-        open_to_compare(bundle, variants),
-        variants=variants or None,
-        threads=threads,
-        provider=provider,
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        repeats=repeats,
-    )
-    click.echo(json.dumps(report.to_dict()) if as_json else report.to_table())
 
 
 @click.command(

@@ -9,77 +9,65 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from statistics import median
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
 
 from ..bundle import Bundle
+from ..cores import usable_cores
 from ..errors import ConfigError, EvalError
+from .bandwidth import DEFAULT_BYTES
+from .bench_plot import Family, draw_bench
+from .bench_rows import BenchRow, Spread, cells, row_of, threads_name
 from .tables import markdown_table, text_table
+from .weights_read import step_bytes
 
-_WORKER = ("-m", "gpt2edge.evals.bench_worker")
-MEASURES = ("decode_tokens_per_s", "prefill_tokens_per_s", "first_token_ms", "load_s", "peak_mb")
-_HEADS = ("decode tok/s", "prefill tok/s", "first token ms", "load s", "peak RSS MB")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """A measure over the repeats."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        return cls(median=median(values), low=min(values), high=max(values))
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchRow:
-    """One system: a variant, or a peer."""
-
-    name: str
-    size_mb: float
-    decode_tokens_per_s: Spread
-    """New tokens a second, one at a time, after the prompt."""
-    prefill_tokens_per_s: Spread
-    first_token_ms: Spread
-    """From prompt ids to the first new token."""
-    load_s: Spread
-    peak_mb: Spread
-    """Peak resident memory of the whole process, weights, cache and Python included."""
+VARIANT_WORKER = ("-m", "gpt2edge.evals.bench_worker")
+_BANDWIDTH_WORKER = ("-m", "gpt2edge.evals.bandwidth")
+_LONGEST_RUN_S = 1800
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
     title: str
     prompt_tokens: int
+    """Of the prompt behind first token and loading to the first token."""
     new_tokens: int
-    threads: int | None
     repeats: int
+    gb_per_s: dict[int, Spread]
+    """At which the memory was read, by threads."""
     variants: tuple[BenchRow, ...]
+    """By threads, as they were asked for, and then by variant."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def to_table(self) -> str:
-        return "\n".join([self.heading, "", *text_table(self._rows())])
+        return self._blocks(text_table)
 
     def to_markdown(self) -> str:
-        return "\n".join([self.heading, "", *markdown_table(self._rows()), ""])
+        return self._blocks(markdown_table) + "\n"
 
-    def _rows(self) -> list[list[str]]:
-        return [["variant", "MB", *_HEADS], *map(_cells, self.variants)]
+    def _blocks(self, table: Callable[[Sequence[Sequence[str]]], list[str]]) -> str:
+        parts = [self.heading]
+        for threads in dict.fromkeys(row.threads for row in self.variants):
+            rows = [row for row in self.variants if row.threads == threads]
+            name = threads_name(threads) if threads else "ONNX Runtime's choice of threads"
+            speed = self.gb_per_s[threads or usable_cores()].median
+            note = f"{name}; memory is read at {speed:.1f} GB/s"
+            parts.append("\n".join([note, "", *table(cells(rows))]))
+        return "\n\n".join(parts)
 
     @property
     def heading(self) -> str:
-        threads = "ONNX Runtime's choice of" if self.threads is None else self.threads
         return (
-            f"{self.title}: prompt of {self.prompt_tokens} tokens, {self.new_tokens} new ones, "
-            f"{threads} threads, median of {self.repeats} (each in a process of its own)"
+            f"{self.title}: tokens a second, {self.new_tokens} new ones, first token after "
+            f"{self.prompt_tokens}; median of {self.repeats}, each in a process of its own"
         )
 
 
@@ -87,21 +75,31 @@ def bench(
     bundle: Bundle,
     *,
     variants: Sequence[str] | None = None,
-    threads: int | None = None,
+    threads: int | Sequence[int] | None = None,
     provider: str = "cpu",
     prompt_tokens: int = 128,
+    contexts: Sequence[int] = (),
+    prefills: Sequence[int] = (),
     new_tokens: int = 64,
     repeats: int = 3,
     progress: bool = True,
 ) -> BenchReport:
     """Measure the bundle's variants, greedily, on seeded random token ids.
 
-    `variants`: None, all but those of fixed shapes.
+    Args:
+        variants: None, all but those of fixed shapes.
+        threads: one number or several; None is ONNX Runtime's choice, a thread a core.
+        contexts: tokens before the decode steps; none: prompt_tokens.
+        prefills: lengths of prompts; none: prompt_tokens.
 
-    A prompt and new tokens that exceed the context window are cut to it. Raises EvalError when a
+    Lengths that exceed the context window are cut to it. Raises ConfigError, or EvalError when a
     measuring process fails.
     """
-    for name, value in (("prompt_tokens", prompt_tokens), ("repeats", repeats)):
+    lengths = (prompt_tokens, *contexts, *prefills)
+    counts = [threads] if isinstance(threads, int) else list(threads or ())
+    asked: list[int | None] = [*counts] or [None]
+    given = {"prompt_tokens": min(lengths), "repeats": repeats, "threads": min(counts, default=1)}
+    for name, value in given.items():
         if value < 1:
             raise ConfigError(f"{name} must be above 0, but is {value}")
     if new_tokens < 2:
@@ -111,76 +109,103 @@ def bench(
         raise EvalError(f"a context window of {window} tokens leaves no room to measure")
     new_tokens = min(new_tokens, window - 1)
     prompt_tokens = min(prompt_tokens, window - new_tokens + 1)
-    chosen = list(variants or bundle.everyday_variants)
-    sizes = {name: bundle.bytes_of(bundle.variant(name)) / 1e6 for name in chosen}
-    jobs = {
-        name: {
-            "bundle": str(bundle.path),
-            "variant": name,
-            "provider": provider,
-            "threads": threads,
-            "prompt_tokens": prompt_tokens,
-            "new_tokens": new_tokens,
-        }
-        for name in chosen
+    job = {
+        "bundle": str(bundle.path),
+        "provider": provider,
+        "vocab_size": bundle.config.vocab_size,
+        "prompt_tokens": prompt_tokens,
+        "contexts": _within(contexts or [prompt_tokens], window - new_tokens + 1),
+        "prefills": _within(prefills or [prompt_tokens], window),
+        "new_tokens": new_tokens,
     }
-    measures = {name: partial(run_worker, _WORKER, job) for name, job in jobs.items()}
-    rounds = measure_rounds(measures, repeats, progress=progress)
+    chosen = [bundle.variant(name) for name in variants or bundle.everyday_variants]
+    speeds = {count or usable_cores(): partial(run_bandwidth, count) for count in asked}
+    measures = {
+        (count, variant.name): partial(
+            run_worker, VARIANT_WORKER, {**job, "variant": variant.name, "threads": count}
+        )
+        for count in asked
+        for variant in chosen
+    }
+    rounds = measure_rounds({**speeds, **measures}, repeats, progress=progress)
+    gb_per_s = {count: Spread.of([run["gb_per_s"] for run in rounds[count]]) for count in speeds}
+    rows = [
+        row_of(
+            variant.name,
+            threads=count,
+            size_bytes=bundle.bytes_of(variant),
+            step_bytes=step_bytes(bundle, variant),
+            gb_per_s=gb_per_s[count or usable_cores()],
+            runs=rounds[count, variant.name],
+        )
+        for count in asked
+        for variant in chosen
+    ]
     return BenchReport(
         title=str(bundle.path),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
-        threads=threads,
         repeats=repeats,
-        variants=tuple(row_of(name, sizes[name], rounds[name]) for name in chosen),
+        gb_per_s=gb_per_s,
+        variants=tuple(rows),
     )
 
 
+def _within(lengths: Sequence[int], longest: int) -> list[int]:
+    return list(dict.fromkeys(min(length, longest) for length in lengths))
+
+
+def draw_report(report: BenchReport, path: Path) -> None:
+    """Write the rows of the last number of threads as a PNG."""
+    threads = report.variants[-1].threads
+    rows = tuple(row for row in report.variants if row.threads == threads)
+    family = Family(name="gpt2edge", labels=tuple(row.name for row in rows), rows=rows)
+    used = threads or usable_cores()
+    title = f"{report.title}, {threads_name(used)}"
+    draw_bench([family], report.gb_per_s[used].median, title, path)
+
+
 def measure_rounds(
-    measures: Mapping[str, Callable[[], dict[str, float]]], repeats: int, *, progress: bool
-) -> dict[str, list[dict[str, float]]]:
+    measures: Mapping[Key, Callable[[], dict[str, Any]]], repeats: int, *, progress: bool
+) -> dict[Key, list[dict[str, Any]]]:
     """Call every measure once a round, `repeats` rounds; results by name."""
     from tqdm import tqdm
 
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in measures}
+    results: dict[Key, list[dict[str, Any]]] = {name: [] for name in measures}
     total = repeats * len(measures)
     with tqdm(total=total, unit=" runs", disable=not (progress and sys.stderr.isatty())) as bar:
         for _ in range(repeats):
             for name, measure in measures.items():
-                bar.set_description(name)
+                bar.set_description(str(name))
                 results[name].append(measure())
                 bar.update()
     return results
 
 
-def run_worker(arguments: Sequence[str], job: Mapping[str, Any]) -> dict[str, float]:
-    """Run Python so, with the job on standard input; the last line it prints is the result."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        input=json.dumps(job), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        name = job.get("variant", " ".join(arguments))
-        raise EvalError(f"{name}: the measuring process failed ({done.returncode}): {last}")
-    result: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+def run_bandwidth(threads: int | None) -> dict[str, Any]:
+    """{"gb_per_s"} at which memory is read; None: by a thread a core. At most a quarter of it."""
+    size = min(DEFAULT_BYTES, psutil.virtual_memory().available // 4)
+    job = {"threads": threads or usable_cores(), "bytes": size}
+    result: dict[str, Any] = run_worker(_BANDWIDTH_WORKER, job)
     return result
 
 
-def row_of(name: str, size_mb: float, runs: Iterable[Mapping[str, float]]) -> BenchRow:
-    """The spreads of one system over its runs."""
-    measured = list(runs)
-    spreads = {key: Spread.of([run[key] for run in measured]) for key in MEASURES}
-    return BenchRow(name=name, size_mb=size_mb, **spreads)
+def run_worker(
+    arguments: Sequence[str], job: Mapping[str, Any], *, python: str = sys.executable
+) -> Any:
+    """Run Python so, with the job on standard input; the last line it prints is the result.
 
-
-def _cells(row: BenchRow) -> list[str]:
-    return [
-        row.name,
-        f"{row.size_mb:.1f}",
-        f"{row.decode_tokens_per_s.median:,.1f}",
-        f"{row.prefill_tokens_per_s.median:,.0f}",
-        f"{row.first_token_ms.median:.1f}",
-        f"{row.load_s.median:.2f}",
-        f"{row.peak_mb.median:,.0f}",
-    ]
+    Raises EvalError, in one line, when that fails or takes half an hour.
+    """
+    name = job.get("variant", " ".join(arguments))
+    try:
+        done = subprocess.run(
+            [python, *arguments], input=json.dumps(job), capture_output=True, text=True,
+            check=False, timeout=_LONGEST_RUN_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise EvalError(f"{name}: was stopped after {_LONGEST_RUN_S} s") from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise EvalError(f"{name}: the measuring process failed ({done.returncode}): {last}")
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -4,71 +4,49 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ..bundle import Bundle
 from ..errors import Gpt2EdgeError
 from ..runtime import load
+from ..runtime.model import Model
+from .bench_clock import measure, stepwise
 
 
-def measure(job: dict[str, object]) -> dict[str, float]:
-    """Load a variant, prefill a random prompt and decode greedily; end-of-text ends nothing."""
-    bundle = Bundle.open(str(job["bundle"]))
-    started = time.perf_counter()
-    threads = job["threads"]
-    model = load(
-        bundle,
-        str(job["variant"]),
-        provider=str(job["provider"]),
-        threads=threads if isinstance(threads, int) else None,
-    )
-    load_s = time.perf_counter() - started
-    prompt, new = int(str(job["prompt_tokens"])), int(str(job["new_tokens"]))
-    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (1, prompt))
-    mask = np.ones_like(ids)
+class VariantSystem:
+    """A variant as `bench_clock.System`, with the decoder that `generate()` has."""
 
-    warm = model.open_decoder(1, prompt + 1)
-    warm.step(warm.prefill(ids, mask).argmax(-1))
-    del warm  # its cache is not the measured one's
+    def __init__(self, model: Model) -> None:
+        self._model = model
 
-    started = time.perf_counter()
-    decoder = model.open_decoder(1, prompt + new - 1)
-    token = decoder.prefill(ids, mask).argmax(-1)
-    prefilled = time.perf_counter()
-    for _ in range(new - 1):
-        token = decoder.step(token).argmax(-1)
-    decoded = time.perf_counter()
-    return {
-        "load_s": load_s,
-        "first_token_ms": 1e3 * (prefilled - started),
-        "prefill_tokens_per_s": prompt / (prefilled - started),
-        "decode_tokens_per_s": (new - 1) / (decoded - prefilled),
-        "peak_mb": peak_mb(),
-    }
+    def open(self, capacity: int) -> None:
+        self._decoder = self._model.open_decoder(1, capacity)
+
+    def generate(self, ids: Sequence[int], new: int) -> tuple[list[int], list[float]]:
+        return stepwise(self._prefill, self._step, ids, new)
+
+    def _prefill(self, ids: Sequence[int]) -> int:
+        tokens = np.asarray([ids], np.int64)
+        return int(self._decoder.prefill(tokens, np.ones_like(tokens))[0].argmax())
+
+    def _step(self, token: int) -> int:
+        return int(self._decoder.step(np.asarray([token], np.int64))[0].argmax())
 
 
-def peak_mb() -> float:
-    """Peak resident memory of this process so far."""
-    if sys.platform == "linux":
-        # Not getrusage: its peak is inherited from the process that started this one.
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024 / 1e6
-    if sys.platform == "win32":
-        import psutil
-
-        return float(psutil.Process().memory_info().peak_wset) / 1e6
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts in bytes
+def measure_variant(job: Mapping[str, Any]) -> dict[str, Any]:
+    """job: as `bench_clock.measure` says, and bundle, variant, provider and threads."""
+    bundle = Bundle.open(job["bundle"])
+    opened = partial(load, bundle, job["variant"], provider=job["provider"], threads=job["threads"])
+    return measure(lambda: VariantSystem(opened()), job)
 
 
 def main() -> int:
     try:
-        result = measure(json.load(sys.stdin))
+        result = measure_variant(json.load(sys.stdin))
     except Gpt2EdgeError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

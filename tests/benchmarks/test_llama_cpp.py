@@ -32,8 +32,8 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import peers
 
-    if not peers.is_ready():
-        pytest.skip(f"no llama.cpp in {peers.FOLDER}: benchmarks/llama_cpp.py makes it")
+    if not peers.LLAMA_CPP.is_ready:
+        pytest.skip(f"no llama.cpp in {peers.LLAMA_CPP.folder}: benchmarks/llama_cpp.py makes it")
 
 
 def measured(checkpoint: Checkpoint, tokens: Any, **options: Any) -> Any:

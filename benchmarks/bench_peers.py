@@ -1,0 +1,159 @@
+"""`make bench-peers`: gpt2edge beside other libraries on the CPU, one and the same GPT-2 for all.
+
+    python benchmarks/bench_peers.py --quick
+    python benchmarks/bench_peers.py --rounds 1 --add      adds a round to an earlier run's
+
+A preset's weights are drawn from a seed and converted for every library, each in an environment
+of its own under build/peers. A measurement is a process of its own; a round measures the memory's
+bandwidth and then every system once, so that a noisy minute falls on all of them. Their fp32 files
+must write the tokens that transformers writes ("same tokens").
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from machine import machine
+from other_work import other_work
+from peer_report import MEMORY, PeerReport, Run
+from peer_systems import NAMES, PEERS, PeerSystem, prepare
+from tqdm import tqdm
+
+from gpt2edge.errors import ConfigError, EvalError, Gpt2EdgeError
+from gpt2edge.evals.bench import run_bandwidth
+from gpt2edge.evals.bench_rows import threads_name
+from gpt2edge.files import check_writable, read_json, write_file, write_json
+
+BUILD = Path(__file__).resolve().parent.parent / "build"
+TOOLS = ("gpt2edge", "onnxruntime", "numpy", "torch", "transformers")
+_MOST_JSON = 50_000_000
+
+
+def main() -> int:
+    options = parsed()
+    output = options.output or BUILD / default_name(options.model)
+    pages = {kind: output.with_name(f"{output.name}.{kind}") for kind in ("json", "md", "png")}
+    for page in pages.values():
+        check_writable(page)
+    work = output.parent / "bench_peers" / Path(options.model).name
+    only = tuple(options.only.split(",")) if options.only else NAMES
+    if unknown := set(only) - set(NAMES):
+        raise ConfigError(f"--only: unknown {', '.join(unknown)}; known are {', '.join(NAMES)}")
+    systems, failed, vocab_size, window = prepare(options.model, work, only)
+    settings = {
+        "model": options.model,
+        "vocab_size": vocab_size,
+        "prompt_tokens": min(128, window - options.new_tokens + 1),
+        "contexts": within(options.context, window - options.new_tokens + 1),
+        "prefills": within(options.prefill, window),
+        "new_tokens": options.new_tokens,
+    }
+    facts = {
+        "settings": settings,
+        "machine": machine(),
+        "versions": {tool: version(tool) for tool in TOOLS},
+        "packages": {p.name: p.environment.packages for p in PEERS if p.environment},
+    }
+    runs = earlier_runs(pages["json"], settings) if options.add else []
+    measure_all(systems, settings, options.threads, options.rounds, runs)
+    report = PeerReport(systems, failed, runs)
+    write_json(pages["json"], {**facts, **report.to_dict()})
+    heading = (
+        f"{options.model}, weights of seed 0; tokens a second, {options.new_tokens} new ones, "
+        f"first token after {settings['prompt_tokens']}; medians, \u00b1 half of the range"
+    )
+    text = report.to_markdown(heading)
+    write_file(pages["md"], text)
+    report.draw(f"{options.model}, {threads_name(report.threads[-1])}", pages["png"])
+    print(text)
+    print(f"{', '.join(map(str, pages.values()))}", file=sys.stderr)
+    return 0
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    counts = {"type": int, "nargs": "+"}
+    parser.add_argument("--model", default="gpt2", help="a preset's name, or a checkpoint's folder")
+    parser.add_argument("--only", help=f"some of {','.join(NAMES)}")
+    parser.add_argument("--threads", **counts, default=[2, 1])
+    parser.add_argument("--context", **counts, help="tokens before decoding; default: 128 900")
+    parser.add_argument("--prefill", **counts, help="lengths of prompts; default: 32 128 512")
+    parser.add_argument("--new-tokens", type=int)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--quick", action="store_true", help="one round, context 128, 16 tokens")
+    parser.add_argument("--add", action="store_true", help="to the runs that --output holds")
+    parser.add_argument("--output", type=Path, help="path of .json, .md and .png, without these")
+    options = parser.parse_args()
+    usual = ([128], [128], 16, 1) if options.quick else ([128, 900], [32, 128, 512], 64, 4)
+    for name, value in zip(("context", "prefill", "new_tokens", "rounds"), usual, strict=True):
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    numbers = [*options.threads, *options.context, *options.prefill, options.rounds]
+    if min(numbers) < 1 or options.new_tokens < 2:
+        parser.error("numbers must be above 0, and --new-tokens 2 or more")
+    return options
+
+
+def default_name(model: str) -> str:
+    name = Path(model).name
+    return "bench_peers" if name == "gpt2" else f"bench_peers-{name}"
+
+
+def within(lengths: list[int], longest: int) -> list[int]:
+    return sorted({min(length, longest) for length in lengths})
+
+
+def earlier_runs(file: Path, settings: dict[str, Any]) -> list[Run]:
+    """The runs of an earlier call; EvalError where that measured something else."""
+    if not file.exists():
+        return []
+    earlier = read_json(file, EvalError, limit=_MOST_JSON)
+    if earlier.get("settings") != settings:
+        raise EvalError(f"{file}: was measured with other settings; choose another --output")
+    runs: list[Run] = [run for run in earlier["runs"] if "error" not in run]
+    return runs
+
+
+def measure_all(
+    systems: list[PeerSystem], settings: dict[str, Any], threads: list[int], rounds: int,
+    runs: list[Run],
+) -> None:  # fmt: skip
+    """Add to `runs`. A system that fails is not asked again."""
+    broken: set[str] = set()
+    first = {
+        count: 1 + max((run["round"] for run in runs if run["threads"] == count), default=-1)
+        for count in threads
+    }
+    total = rounds * len(threads) * len(systems)
+    with tqdm(total=total, unit=" runs", disable=not sys.stderr.isatty()) as bar:
+        for turn in range(rounds):
+            for count in threads:
+                where = {"round": first[count] + turn, "threads": count}
+                runs.append({**where, "system": MEMORY, "result": run_bandwidth(count)})
+                for system in systems:
+                    bar.set_description(f"{system.name}, {threads_name(count)}")
+                    bar.update()
+                    if system.name in broken:
+                        continue
+                    run = {**where, "system": system.name}
+                    try:
+                        with other_work() as other:
+                            run["result"] = system.measure({**settings, "threads": count})
+                        run["other_work"] = other.share
+                    except EvalError as reason:
+                        run["error"] = str(reason)
+                        broken.add(system.name)
+                    runs.append(run)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Gpt2EdgeError as reason:
+        sys.exit(f"error: {reason}")
