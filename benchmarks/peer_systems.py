@@ -19,15 +19,14 @@ from gpt2edge.evals.weights_read import step_bytes
 from gpt2edge.export import export_bundle
 from gpt2edge.files import read_json, write_json
 from gpt2edge.model import load_checkpoint, random_checkpoint, save_checkpoint
-from gpt2edge.quantize import quantize
+from gpt2edge.quantize import RECIPES, Recipe, Rounding, quantize
 
 WORKERS = Path(__file__).with_name("workers")
 OURS = "gpt2edge"
 PRECISIONS = {
     "fp32": "fp32", "fp16": "16-bit", "int8": "8-bit", "int8-dynamic": "8-bit", "int4": "4-bit",
-    "int4-fast": "4-bit",
+    "int4-fast": "4-bit", "int4-mixed": "4-bit",
 }  # fmt: skip
-_QUANTIZED = ("fp16", "int8", "int8-dynamic", "int4", "int4-fast")
 # Greedy text of a model with GPT-2's initial weights is one token over and over, which a broken
 # cache would write as well; with these it varies. Speed does not depend on them.
 _LARGER = 4.0
@@ -95,12 +94,19 @@ def prepare_bundle(model: str, folder: Path) -> Bundle:
     if not bundle.exists():
         note(f"{folder}: exporting")
         export_bundle(load_checkpoint(checkpoint), bundle)
-    for recipe in _QUANTIZED:
+    for name in PRECISIONS:
         opened = Bundle.open(bundle)
-        if recipe not in opened.manifest.variants:
-            note(f"{folder}: quantizing by {recipe}")
-            quantize(opened, recipe)
+        if name not in opened.manifest.variants:
+            note(f"{folder}: quantizing by {name}")
+            quantize(opened, uncalibrated(RECIPES[name]))
     return Bundle.open(bundle)
+
+
+def uncalibrated(recipe: Recipe) -> Recipe:
+    """Rounding decides no speed, and random weights have no text to calibrate on."""
+    if not recipe.needs_calibration:
+        return recipe
+    return recipe.with_weights(rounding=Rounding.SEARCH)
 
 
 def larger_weights(model: str) -> Any:
