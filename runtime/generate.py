@@ -9,7 +9,7 @@ needs more is refused before it starts (`on_overflow="error"`) or ends when the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -17,9 +17,8 @@ import numpy.typing as npt
 
 from ..config import GPT2Config
 from ..errors import ConfigError, ContextOverflow, PromptError, RuntimeFailure
-from .decoder import Decoder
 from .sampling import SamplingParams
-from .static_decoder import StaticDecoder
+from .speculative import Reader, Speculation
 
 
 class FinishReason(StrEnum):
@@ -43,6 +42,10 @@ class Generation:
     text: str | None
     """What they say, up to a stop string; None where the bundle has no tokenizer."""
     finish_reason: FinishReason
+    speculation: Speculation | None = field(default=None, compare=False)
+    """What guessing ahead has come to; None without a draft."""
+    reused: int = field(default=0, compare=False)
+    """Prompt tokens that a prefix or the prefix cache knew, so that they were not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +119,7 @@ def check_request(
 
 
 def generate_steps(
-    open_decoder: Callable[[int, int], Decoder | StaticDecoder],
+    open_decoder: Callable[[int, int], Reader],
     prompts: Sequence[Sequence[int]],
     config: GPT2Config,
     params: SamplingParams,
@@ -135,7 +138,7 @@ def generate_steps(
 
 
 def _steps(
-    open_decoder: Callable[[int, int], Decoder | StaticDecoder],
+    open_decoder: Callable[[int, int], Reader],
     prompts: Sequence[Sequence[int]],
     allowed: Sequence[tuple[int, FinishReason]],
     eos_id: int | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack, overload
@@ -30,12 +30,17 @@ from ..spec import (
     GraphSpec,
 )
 from .decoder import Decoder
-from .generate import FinishReason, Generation, Limits, Step, check_request, generate_steps
+from .generate import FinishReason, Generation, Limits, check_request, generate_steps
+from .kv_cache import Past
+from .prefix import Prefix, read_prefix
+from .prefix_cache import PrefixCache
 from .sampling import SamplingParams
 from .session import device_of, open_session, plain_reason
 from .settings import Settings, split_settings
+from .shortcuts import Shortcuts
 from .static_decoder import StaticDecoder
 from .stop_text import RowText
+from .text_stream import TextStream
 from .tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
 
 Prompt = Sequence[int]
@@ -49,6 +54,7 @@ def load(
     threads: int | None = None,
     provider_options: Mapping[str, str] | None = None,
     verify: bool = False,
+    prefix_cache_mb: float = 0,
 ) -> Model:
     """Open a bundle and one of its variants.
 
@@ -60,6 +66,8 @@ def load(
             faster: threads wait for each other at every operator.
         provider_options: ONNX Runtime's, as {"device_id": "1"} for CUDA.
         verify: compare every file's sha256 with the manifest first.
+        prefix_cache_mb: megabytes for the beginnings of the latest prompts, so that a prompt which
+            begins as another did is not read from its start; 0 keeps none. See `PrefixCache`.
 
     Raises BundleError when the bundle cannot be used, ProviderUnavailable, TokenizerError.
 
@@ -75,11 +83,20 @@ def load(
             f"variant {variant.name} is made for batches of {variant.static.batch}; gpt2edge runs "
             "graphs of fixed shapes with a batch of 1"
         )
+    prefix_cache = _new_prefix_cache(prefix_cache_mb, variant)
     tokenizer = _open_tokenizer(opened)
     session = open_session(
         opened, variant, provider=provider, threads=threads, provider_options=provider_options
     )
-    return Model(opened, variant, session, tokenizer)
+    return Model(opened, variant, session, tokenizer, prefix_cache)
+
+
+def _new_prefix_cache(megabytes: float, variant: Variant) -> PrefixCache | None:
+    if isinstance(megabytes, bool) or not isinstance(megabytes, int | float) or megabytes < 0:
+        raise ConfigError(f"prefix_cache_mb must be a number of at least 0, but is {megabytes!r}")
+    if megabytes and variant.static is not None:
+        raise ConfigError(f"variant {variant.name} has fixed shapes, and no prefixes")
+    return PrefixCache(int(megabytes * 1e6)) if megabytes else None
 
 
 def _open_tokenizer(bundle: Bundle) -> Tokenizer | None:
@@ -106,10 +123,12 @@ class Model:
         variant: Variant,
         session: ort.InferenceSession,
         tokenizer: Tokenizer | None,
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.bundle = bundle
         self.variant = variant
         self.tokenizer = tokenizer
+        self.prefix_cache = prefix_cache
         self._session = session
         self._device = device_of(session)
         self._keeps = any(
@@ -159,28 +178,36 @@ class Model:
             stop: a text, or several, at which to end; it is not part of the result.
             on_overflow: "error" refuses a request that exceeds the context window, "stop" ends
                 when the window is full. A prompt longer than the window is always refused.
+            draft: guess tokens ahead and read several in one step, which makes the same text in
+                less time: "lookup" guesses what followed the newest tokens earlier in the text, a
+                Model with the same vocabulary guesses what it would say. Texts run one after
+                another.
+            prefix: what every prompt begins with, as `prefix()` has read it. A prefix of text and
+                a prompt are one text, and encoded as one.
 
         Raises PromptError (ContextOverflow among them), ConfigError, RuntimeFailure, and
         TokenizerError where the bundle has no tokenizer.
         """
         if isinstance(prompts, str):
             return "".join(self.stream(prompts, **settings))
-        encoded = [self._encode(prompt) for prompt in prompts]
-        return [str(done.text) for done in self._generate(encoded, settings)]
+        shortcuts = Shortcuts(self, settings)
+        encoded = [shortcuts.encode(prompt, self._encode) for prompt in prompts]
+        return [str(done.text) for done in self._generate(encoded, settings, shortcuts)]
 
-    def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
+    def stream(self, prompt: str, **settings: Unpack[Settings]) -> TextStream:
         """The same text as `generate`, in pieces as it is made; a piece ends between characters.
 
         A request that cannot be served is refused here, before the first piece is asked for.
         Closing the iterator ends the generation and frees its cache.
         """
-        ids = self._encode(prompt)
+        shortcuts = Shortcuts(self, settings)
+        ids = shortcuts.encode(prompt, self._encode)
         params, limits, stop = split_settings(settings)
         text = RowText(self._tokenizer(), stop)
         steps = generate_steps(
-            self.open_decoder, [ids], self._bounds, params, limits, lambda _, token: text.add(token)
+            shortcuts.open, [ids], self._bounds, params, limits, lambda _, token: text.add(token)
         )
-        return _pieces(steps, text)
+        return TextStream(steps, text, shortcuts)
 
     @overload
     def generate_ids(self, prompts: Sequence[int], **settings: Unpack[Settings]) -> Generation: ...
@@ -192,10 +219,23 @@ class Model:
         self, prompts: Sequence[int] | Sequence[Sequence[int]], **settings: Unpack[Settings]
     ) -> Generation | list[Generation]:
         """The same on token ids: one prompt of ids gives one Generation, several a list."""
-        rows = list(prompts)
-        if rows and isinstance(rows[0], Sequence | np.ndarray):
-            return self._generate(rows, settings)  # type: ignore[arg-type]
-        return self._generate([rows], settings)[0]  # type: ignore[list-item]
+        rows: list[Any] = list(prompts)
+        several = bool(rows) and isinstance(rows[0], Sequence | np.ndarray)
+        shortcuts = Shortcuts(self, settings)
+        joined = [shortcuts.join(row) for row in (rows if several else [rows])]
+        made = self._generate(joined, settings, shortcuts)
+        return made if several else made[0]
+
+    def prefix(self, prompt: str | Sequence[int]) -> Prefix:
+        """Read the beginning of prompts to come, a text or token ids, once: `prefix=` takes it.
+
+        It holds the model's keys and values of these tokens, and their memory, until dropped.
+        Raises PromptError, RuntimeFailure, and ConfigError for variants of fixed shapes.
+        """
+        text = prompt if isinstance(prompt, str) else None
+        ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
+        check_request([ids], self._bounds, Limits(max_new_tokens=1))
+        return read_prefix(self.open_growing, ids, text, self)
 
     def logits(
         self,
@@ -252,8 +292,14 @@ class Model:
         """
         if self.variant.static is not None:
             return self._static_decoder(batch)
+        return self.open_growing(batch, capacity)
+
+    def open_growing(self, batch: int, capacity: int, past: Past | None = None) -> Decoder:
+        """A decoder whose cache begins with `past`; ConfigError for variants of fixed shapes."""
+        if self.variant.static is not None:
+            raise ConfigError(f"variant {self.variant.name} has fixed shapes, and no prefixes")
         return Decoder(
-            self._session, self.spec, self.variant.graph,
+            self._session, self.spec, self.variant.graph, past=past,
             batch=batch, capacity=capacity, window=self.config.n_positions, device=self._device,
         )  # fmt: skip
 
@@ -273,13 +319,17 @@ class Model:
             raise PromptError(f"a prompt must be a text, but is {type(prompt).__name__}")
         return self._tokenizer().encode(prompt)
 
-    def _generate(self, prompts: Sequence[Prompt], settings: Mapping[str, Any]) -> list[Generation]:
+    def _generate(
+        self, prompts: Sequence[Prompt], settings: Mapping[str, Any], shortcuts: Shortcuts
+    ) -> list[Generation]:
         params, limits, stop = split_settings(settings)
         check_request(prompts, self._bounds, limits)
         # Only fp32 is exact in a batch: what rounds as it runs amplifies last bits into tokens.
-        together = self.variant.precision is Precision.FP32
+        together = self.variant.precision is Precision.FP32 and not shortcuts.one_by_one
         batches = [prompts] if together else [[prompt] for prompt in prompts]
-        return [row for batch in batches for row in self._run(batch, params, limits, stop)]
+        return [
+            row for batch in batches for row in self._run(batch, params, limits, stop, shortcuts)
+        ]
 
     def _run(
         self,
@@ -287,13 +337,14 @@ class Model:
         params: SamplingParams,
         limits: Limits,
         stop: tuple[str, ...],
+        shortcuts: Shortcuts,
     ) -> list[Generation]:
         tokenizer = self._tokenizer() if stop else self.tokenizer
         texts = [RowText(tokenizer, stop) for _ in prompts] if tokenizer else []
         ids: list[list[int]] = [[] for _ in prompts]
         reasons = [FinishReason.LENGTH for _ in prompts]
         steps = generate_steps(
-            self.open_decoder, prompts, self._bounds, params, limits,
+            shortcuts.open, prompts, self._bounds, params, limits,
             lambda row, token: bool(texts) and texts[row].add(token),
         )  # fmt: skip
         for step in steps:
@@ -307,6 +358,8 @@ class Model:
                 ids=tuple(made),
                 text=texts[row].take() + texts[row].finish() if texts else None,
                 finish_reason=reasons[row],
+                speculation=shortcuts.speculation,
+                reused=shortcuts.reused(row),
             )
             for row, (prompt, made) in enumerate(zip(prompts, ids, strict=True))
         ]
@@ -318,14 +371,6 @@ class Model:
                 "generate_ids() works on token ids"
             )
         return self.tokenizer
-
-
-def _pieces(steps: Iterator[Step], text: RowText) -> Iterator[str]:
-    for _ in steps:
-        if piece := text.take():
-            yield piece
-    if piece := text.finish():
-        yield piece
 
 
 def _integers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:

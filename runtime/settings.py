@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..errors import ConfigError
 from .generate import Limits
 from .sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from .model import Model
+    from .prefix import Prefix
 
 
 class Settings(TypedDict, total=False):
@@ -22,15 +26,18 @@ class Settings(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str]
     on_overflow: str
+    draft: Literal["lookup"] | Model | None
+    prefix: Prefix | None
 
 
 _SAMPLING = frozenset(field.name for field in dataclasses.fields(SamplingParams))
 _LIMITS = frozenset(field.name for field in dataclasses.fields(Limits))
+_SHORTCUTS = frozenset({"draft", "prefix"})
 
 
 def split_settings(settings: Mapping[str, Any]) -> tuple[SamplingParams, Limits, tuple[str, ...]]:
     """What generate() was called with, as checked settings; unknown names are refused."""
-    known = _SAMPLING | _LIMITS | {"stop"}
+    known = _SAMPLING | _LIMITS | _SHORTCUTS | {"stop"}
     if unknown := sorted(settings.keys() - known):
         raise ConfigError(f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
     stop = settings.get("stop", ())
