@@ -122,7 +122,8 @@ class Decoder:
 
     def _next(self, count: int) -> Ints:
         """The positions of `count` more tokens a row."""
-        return np.minimum(self._positions + np.arange(1, count + 1), self._last_position)
+        positions: Ints = np.minimum(self._positions + np.arange(1, count + 1), self._last_position)
+        return positions
 
     def _bind_logits(self, length: int) -> None:
         if self._logits.shape[1] != length:

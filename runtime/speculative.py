@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .decoder import Decoder, Floats, Ints
+from .decoder import Floats, Ints
 
 
 class Drafter(Protocol):
@@ -31,6 +31,15 @@ class Reader(Protocol):
 
     def prefill(self, ids: Ints, mask: Ints) -> Floats: ...
     def step(self, tokens: Ints) -> Floats: ...
+
+
+class Rewindable(Reader, Protocol):
+    """A reader of one row that reads several tokens at once, and takes them back."""
+
+    @property
+    def length(self) -> int: ...
+    def extend(self, ids: Ints, *, every: bool = False) -> Floats: ...
+    def rewind(self, length: int) -> None: ...
 
 
 @dataclass(kw_only=True)
@@ -53,11 +62,11 @@ class Speculation:
 class SpeculativeDecoder:
     """The calls of `Decoder` for one row, of which many a step costs nothing."""
 
-    def __init__(self, decoder: Decoder, drafter: Drafter, capacity: int) -> None:
+    def __init__(self, decoder: Rewindable, drafter: Drafter, capacity: int) -> None:
         self._decoder, self._drafter, self._capacity = decoder, drafter, capacity
         self._draft: list[int] = []
         self._right = 0  # guesses of the draft that were picked
-        self._logits: Floats = np.empty((0, 0), np.float32)  # after the draft's tokens
+        self._logits: Floats = np.empty((0, 0, 0), np.float32)  # (1, S, V), after the draft
         self.record = Speculation()
 
     def prefill(self, ids: Ints, mask: Ints) -> Floats:
