@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from .cli_make import example, json_option, threads_option
 from .errors import PromptError
 
 if TYPE_CHECKING:
-    from .runtime import Model
+    from .runtime import Model, Speculation
 
 
 @click.command(
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 @click.option("--on-overflow", type=click.Choice(["error", "stop"]), help="At the context window.")
 @click.option("--provider", default="cpu", show_default=True, help="cpu, cuda, ...")
 @threads_option
+@click.option(
+    "--draft",
+    help="Guess tokens ahead, same text in less time: 'lookup', from the text so far, or another "
+    "bundle with the same vocabulary (of it the variant of --precision where it has one).",
+)
 @click.option("--stream/--no-stream", default=True, help="Print text as it comes (default).")
 @json_option
 def generate(
@@ -45,6 +51,7 @@ def generate(
     precision: str | None,
     provider: str,
     threads: int | None,
+    draft: str | None,
     stream: bool,
     as_json: bool,
     **given: Any,
@@ -60,17 +67,39 @@ def generate(
     tokens = None if ids is None else _parse_ids(ids)
     text = None if ids is not None else _read_prompt(prompt, prompt_file)
     from .runtime import load
+    from .runtime.shortcuts import LOOKUP
 
     model = load(bundle, precision, provider=provider, threads=threads)
+    if draft:
+        settings["draft"] = (
+            draft if draft == LOOKUP else _open_draft(draft, model, provider, threads)
+        )
     if tokens is not None or as_json:
         _whole(model, text, tokens, settings, as_json)
         return
-    if not stream:
-        click.echo(model.generate(text or "", **settings))
-        return
-    for piece in model.stream(text or "", **settings):
+    pieces = model.stream(text or "", **settings)
+    for piece in pieces if stream else ["".join(pieces)]:
         click.echo(piece, nl=False)  # click flushes
     click.echo()
+    _say_speculation(pieces.speculation)
+
+
+def _open_draft(path: str, model: Model, provider: str, threads: int | None) -> Model:
+    from .bundle import Bundle
+    from .runtime import load
+
+    bundle, name = Bundle.open(path), model.variant.name
+    same = name if name in bundle.manifest.variants else None
+    return load(bundle, same, provider=provider, threads=threads)
+
+
+def _say_speculation(record: Speculation | None) -> None:
+    if record:
+        click.echo(
+            f"{record.tokens_per_step:.2f} tokens a step: {record.steps} steps, "
+            f"{record.accepted} of {record.drafted} guesses accepted",
+            err=True,
+        )
 
 
 def _whole(
@@ -96,9 +125,15 @@ def _whole(
             "ids": done.ids,
             "finish_reason": str(done.finish_reason),
         }
+        if done.speculation:
+            facts["speculation"] = {
+                **asdict(done.speculation),
+                "tokens_per_step": done.speculation.tokens_per_step,
+            }
         click.echo(json.dumps(facts))
     else:
         click.echo(",".join(map(str, done.ids)))
+        _say_speculation(done.speculation)
 
 
 def _parse_ids(text: str) -> list[int]:

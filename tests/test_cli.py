@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -218,6 +219,23 @@ def test_generate_prints_the_continuation(run: Run, bundle: Path) -> None:
     assert by_ids.out.strip() == ",".join(map(str, facts["ids"]))
 
 
+def test_generate_says_what_guessing_ahead_spared(run: Run, bundle: Path) -> None:
+    wanted = run("generate", bundle, "the cat sat on the", "-n", 40).out
+    for draft in ("lookup", bundle):
+        guessed = run("generate", bundle, "the cat sat on the", "-n", 40, "--draft", draft)
+        assert (guessed.code, guessed.out) == (0, wanted)
+        assert re.fullmatch(
+            r"\d+\.\d\d tokens a step: \d+ steps, \d+ of \d+ guesses accepted\n", guessed.err
+        )
+        options = ["--draft", draft, "--json", "-n", 40]
+        facts = json.loads(run("generate", bundle, "the cat sat on the", *options).out)
+        assert facts["text"] + "\n" == wanted
+        record = facts["speculation"]
+        assert record["steps"] + record["accepted"] + 1 == len(facts["ids"])
+        assert record["tokens_per_step"] > 1
+    assert "speculation" not in json.loads(run("generate", bundle, "the", "--json").out)
+
+
 def test_generate_reads_files_and_standard_input(run: Run, bundle: Path, tmp_path: Path) -> None:
     wanted = run("generate", bundle, "the dog", "-n", 5).out
     (tmp_path / "prompt.txt").write_text("the dog")
@@ -255,6 +273,7 @@ def test_a_seed_repeats_a_text(run: Run, bundle: Path) -> None:
         (["the", "--provider", "cuda"], ["cuda", "available: ", "cpu"]),
         (["the", "--threads", "0"], ["threads"]),
         (["--prompt-file", "/no/such/file"], ["/no/such/file"]),
+        (["the", "--draft", "/no/such/draft"], ["/no/such/draft", "no such folder"]),
     ],
 )
 def test_bad_requests(run: Run, bundle: Path, arguments: list[str], words: list[str]) -> None:
