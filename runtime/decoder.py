@@ -108,8 +108,13 @@ class Decoder:
         """
         if len(rows) != len(self._mask):
             self._logits = np.empty((len(rows), 0, self._logits.shape[2]), np.float32)
-        self._mask, self._positions = self._mask[rows], self._positions[rows]
-        self._cache.take_rows(self._binding, rows, self._length)
+        try:
+            self._mask, self._positions = self._mask[rows], self._positions[rows]
+            self._cache.take_rows(self._binding, rows, self._length)
+        except MemoryError:
+            raise RuntimeFailure(
+                f"no memory for a KV cache of {len(rows)} rows; ask for fewer"
+            ) from None
 
     def extend(self, ids: Ints, *, every: bool = False) -> Floats:
         """Logits (B, V) after S more tokens a row, ids (B, S), which the cache keeps.

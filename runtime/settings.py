@@ -124,6 +124,8 @@ def read_settings(
             "beam search follows several texts, and guesses are made for one: leave draft out, or "
             "num_beams"
         )
+    if n is not None and n > 1 and not params.temperature and beams.num_beams == 1:
+        raise ConfigError(f"{n} greedy texts would be the same: set temperature, or num_beams")
     return Request(params=params, seeds=seeds, limits=limits, stop=stops, beams=beams, n=n or 1)
 
 
