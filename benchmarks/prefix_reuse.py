@@ -30,33 +30,34 @@ def main() -> int:
     print(f"{machine()}, {options.threads} threads\n")
     print("| variant | read anew ms | prefix= ms | prefix cache ms | prefix MB |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    rng = np.random.default_rng(0)
     for name in options.variants.split(","):
-        plain = load(options.bundle, name, threads=options.threads)
-        cached = load(options.bundle, name, threads=options.threads, prefix_cache_mb=256)
-        vocabulary = plain.config.vocab_size
-
-        def draw(count: int, vocabulary: int = vocabulary) -> list[int]:
-            return [int(id) for id in rng.integers(0, vocabulary, count)]
-
-        beginning = draw(options.prefix_tokens)
-        prefix = plain.prefix(beginning)
-        cached.generate_ids(beginning, max_new_tokens=1)
-        times: dict[str, list[float]] = {"anew": [], "prefix": [], "cache": []}
-        for _ in range(options.repeats):
-            prompt = draw(options.prompt_tokens)
-            runs: dict[str, Callable[[], object]] = {
-                "anew": lambda p=prompt: plain.generate_ids(beginning + p, max_new_tokens=1),
-                "prefix": lambda p=prompt: plain.generate_ids(p, max_new_tokens=1, prefix=prefix),
-                "cache": lambda p=prompt: cached.generate_ids(beginning + p, max_new_tokens=1),
-            }
-            for key, run in runs.items():
-                started = time.perf_counter()
-                run()
-                times[key].append(1e3 * (time.perf_counter() - started))
-        cells = " | ".join(f"{median(taken):.1f}" for taken in times.values())
-        print(f"| {name} | {cells} | {prefix.nbytes / 1e6:.1f} |", flush=True)
+        measure(name, options)
     return 0
+
+
+def measure(name: str, options: argparse.Namespace) -> None:
+    """One row: medians of the ways in turns, each prompt a new one."""
+    plain = load(options.bundle, name, threads=options.threads)
+    cached = load(options.bundle, name, threads=options.threads, prefix_cache_mb=256)
+    ids = np.random.default_rng(0).integers(0, plain.config.vocab_size, 100_000).tolist()
+    beginning = ids[: options.prefix_tokens]
+    prefix = plain.prefix(beginning)
+    cached.generate_ids(beginning, max_new_tokens=1)
+    ways: dict[str, Callable[[list[int]], object]] = {
+        "anew": lambda prompt: plain.generate_ids(beginning + prompt, max_new_tokens=1),
+        "prefix": lambda prompt: plain.generate_ids(prompt, max_new_tokens=1, prefix=prefix),
+        "cache": lambda prompt: cached.generate_ids(beginning + prompt, max_new_tokens=1),
+    }
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(options.repeats):
+        start = options.prefix_tokens + turn * options.prompt_tokens
+        prompt = ids[start : start + options.prompt_tokens]
+        for way, run in ways.items():
+            started = time.perf_counter()
+            run(prompt)
+            times[way].append(1e3 * (time.perf_counter() - started))
+    cells = " | ".join(f"{median(taken):.1f}" for taken in times.values())
+    print(f"| {name} | {cells} | {prefix.nbytes / 1e6:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

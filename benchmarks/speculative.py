@@ -27,6 +27,14 @@ from gpt2edge.runtime import Model, Tokenizer, load
 from gpt2edge.runtime.shortcuts import Shortcuts
 
 PARTING_PROMPTS, PARTING_TOKENS = 50, 100
+_HEAD = {
+    "replay": "| variant | text | tokens | a step | guesses right | plain ms | ahead ms | speed |\n"
+    "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    "write": "| variant | text | guesses by | a step | guesses right | speed | same text |\n"
+    "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+    "part": "| variant | texts that part | widest lead of the plain token, in logits |\n"
+    "| --- | ---: | ---: |",
+}
 
 
 def main() -> int:
@@ -42,7 +50,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    print(f"{machine()}, {options.threads} threads\n")
+    print(f"{machine()}, {options.threads} threads\n\n{_HEAD[options.what]}")
     for name in options.variants.split(","):
         model = load(options.bundle, name, threads=options.threads)
         if options.what == "replay":
@@ -97,7 +105,7 @@ def write(model: Model, options: argparse.Namespace) -> None:
     drafts: dict[str, str | Model | None] = {"none": None, "lookup": "lookup"}
     if options.draft_variant:
         name = options.draft_variant
-        drafts[f"its {name}"] = load(options.bundle, name, threads=options.threads)
+        drafts[f"its {name}"] = load(options.bundle, name, threads=1)
     prompts = prompts_of(model, options.text, options.prompts, length=100)
     for what, settings in (("greedy", {}), ("drawn", {"temperature": 0.8, "top_k": 40, "seed": 0})):
         seconds: dict[str, list[float]] = {name: [] for name in drafts}

@@ -14,6 +14,7 @@ _CITIES = ("Lisbon", "Oslo", "Kyoto", "Quito", "Accra", "Perth", "Lima", "Turin"
 def texts(data: Path) -> dict[str, tuple[str, str]]:
     """By kind: a prompt, and what comes after it. The last kind does not repeat."""
     return {
+        "the prompt again": _copy(),
         "code edit": _code_edit(),
         "records to JSON": _records(),
         "quoting summary": _summary(),
@@ -21,12 +22,17 @@ def texts(data: Path) -> dict[str, tuple[str, str]]:
     }
 
 
+def _copy() -> tuple[str, str]:
+    """As much as guessing can spare."""
+    source = inspect.getsource(textwrap.indent)
+    return source + "\nThe same again:\n\n", source
+
+
 def _code_edit() -> tuple[str, str]:
-    """A method of the standard library, and the same with a name changed."""
-    source = textwrap.dedent(inspect.getsource(textwrap.TextWrapper._split))
-    source += "\n" + textwrap.dedent(inspect.getsource(textwrap.TextWrapper._handle_long_word))
-    prompt = f"{source}\nThe same, with `chunks` called `pieces`:\n\n"
-    return prompt, source.replace("chunks", "pieces").replace("reversed_pieces", "pieces_reversed")
+    """A function of the standard library, and the same with a name changed."""
+    source = inspect.getsource(textwrap.indent)
+    prompt = f"{source}\nThe same, with predicate called wanted:\n\n"
+    return prompt, source.replace("predicate", "wanted")
 
 
 def _records() -> tuple[str, str]:

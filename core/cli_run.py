@@ -133,9 +133,7 @@ def generate(
 
     model = load(bundle, precision, provider=provider, threads=threads)
     if draft:
-        settings["draft"] = (
-            draft if draft == LOOKUP else _open_draft(draft, model, provider, threads)
-        )
+        settings["draft"] = draft if draft == LOOKUP else _open_draft(draft, model, provider)
     if tokens is not None or as_json:
         _whole(model, text, tokens, settings, as_json)
     elif "n" in settings:
@@ -176,13 +174,14 @@ def _pairs(option: str, texts: tuple[str, ...], kind: type[float]) -> dict[int, 
     return pairs
 
 
-def _open_draft(path: str, model: Model, provider: str, threads: int | None) -> Model:
+def _open_draft(path: str, model: Model, provider: str) -> Model:
     from .bundle import Bundle
     from .runtime import load
 
     bundle, name = Bundle.open(path), model.variant.name
     same = name if name in bundle.manifest.variants else None
-    return load(bundle, same, provider=provider, threads=threads)
+    # Threads of its own would wait, spinning, on the cores that the model runs on.
+    return load(bundle, same, provider=provider, threads=1)
 
 
 def _say_speculation(record: Speculation | None) -> None:

@@ -11,14 +11,13 @@ from .odds import Odds
 
 MAX_DRAFT = 8  # tokens
 _FIRST_CHANCE = 0.7
-_LONGEST_PAUSE = 64  # tokens
 
 
 class ModelDrafter:
     """A decoder of its own, which follows the text and runs ahead of it.
 
-    Where its guesses are not worth their time it pauses, and after 1, 2, 4, ... 64 tokens tries
-    one again; what it missed it then reads in one step.
+    Where its guesses are not worth their time it pauses, and after 1, 2, 4, ... tokens tries one
+    again; what it missed it then reads in one step.
     """
 
     def __init__(self, open_decoder: Callable[[], Decoder], window: int, cost: float) -> None:
@@ -61,7 +60,7 @@ class ModelDrafter:
             return []
         else:
             count, self._paused = 1, 0
-            self._pause = min(max(2 * self._pause, 1), _LONGEST_PAUSE)
+            self._pause = max(2 * self._pause, 1)
         self._draft, self._right = self._guess(count), 0
         return self._draft
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2edge.runtime.odds import Odds
+from gpt2edge.runtime.odds import START, Odds
 
 CHANCES = st.floats(0, 1)
 
@@ -22,7 +22,7 @@ def test_no_other_length_makes_more_tokens_for_the_time(
         for n in range(count):
             chance *= falling[min(n, len(falling) - 1)]
             tokens += chance
-        return tokens / (1 + count * cost)
+        return tokens / (1 + (START if count else 0) + count * cost)
 
     chosen = Odds(falling, cost).length(0, limit)
     assert 0 <= chosen <= limit
