@@ -136,8 +136,8 @@ class Model:
                 when the window is full. A prompt longer than the window is always refused.
             draft: guess tokens ahead and read several in one step, which makes the same text in
                 less time: "lookup" guesses what followed the newest tokens earlier in the text, a
-                Model with the same vocabulary guesses what it would say. Texts run one after
-                another.
+                Model with the same vocabulary guesses what it would say. Texts, and the sequences
+                of each, run one after another. Not with beam search.
             prefix: what every prompt begins with, as `prefix()` has read it. A prefix of text and
                 a prompt are one text, and encoded as one.
 
