@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .cli_make import example, json_option, threads_option
-from .errors import PromptError
+from .errors import ConfigError, PromptError
+from .option_groups import GroupedCommand, option_group
 
 if TYPE_CHECKING:
-    from .runtime import Model
+    from .runtime import Generation, Model, Speculation
+
+_DRAWN = {"top_k", "top_p", "min_p", "typical_p", "seed", "n"}
+"""Settings that mean something only where tokens are drawn."""
+
+
+_length = option_group("Length")
+_drawing = option_group("Drawing")
+_repeating = option_group("Repetition")
+_tokens = option_group("Tokens (each option may be given several times)")
+_search = option_group("Several texts")
 
 
 @click.command(
+    cls=GroupedCommand,
     short_help="Continue a prompt.",
     epilog=example('gpt2edge generate bundle "The meaning of life" --precision int4 --top-k 40'),
 )
@@ -25,16 +38,69 @@ if TYPE_CHECKING:
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
 @click.option("--ids", help="The prompt as token ids, 1,2,3; prints ids. Needs no tokenizer.")
 @click.option("--precision", help="Variant: fp32, fp16, int8, int4, ...; default: fp32.")
-@click.option("-n", "--max-new-tokens", type=int, default=64, show_default=True)
-@click.option("--temperature", type=float, help="0, the default, is greedy; 1 as trained.")
-@click.option("--top-k", type=int)
-@click.option("--top-p", type=float)
-@click.option("--repetition-penalty", type=float)
-@click.option("--seed", type=int, help="Same seed, same text.")
-@click.option("--stop", multiple=True, help="End at this text; may be given several times.")
-@click.option("--on-overflow", type=click.Choice(["error", "stop"]), help="At the context window.")
+@_length("-n", "--max-new-tokens", type=int, default=64, show_default=True)
+@_length("--min-new-tokens", type=int, help="No end of text before so many.")
+@_length("--stop", multiple=True, help="End at this text; may be given several times.")
+@_length("--on-overflow", type=click.Choice(["error", "stop"]), help="At the context window.")
+@_drawing("--temperature", type=float, help="0, the default, is greedy; 1 as trained.")
+@_drawing("--top-k", type=int, help="From the K likeliest tokens.")
+@_drawing("--top-p", type=float, help="From the fewest tokens of this probability together.")
+@_drawing("--min-p", type=float, help="From tokens of this share of the likeliest one's.")
+@_drawing("--typical-p", type=float, help="From the most typical tokens of this probability.")
+@_drawing("--seed", type=int, help="Same seed, same text.")
+@_repeating("--repetition-penalty", type=float, help="Above 1: less of what is there already.")
+@_repeating("--presence-penalty", type=float, help="-2 to 2, of each token of the new text.")
+@_repeating("--frequency-penalty", type=float, help="The same for every time that it is there.")
+@_repeating("--no-repeat-ngram-size", type=int, help="No run of so many tokens comes twice.")
+@_tokens("--bad-word", "bad_words", multiple=True, help="A text that must not come.")
+@_tokens(
+    "--suppress-token",
+    "suppress_tokens",
+    type=int,
+    multiple=True,
+    metavar="ID",
+    help="An id that must not come.",
+)
+@_tokens(
+    "--begin-suppress-token",
+    "begin_suppress_tokens",
+    type=int,
+    multiple=True,
+    metavar="ID",
+    help="An id that must not come first.",
+)
+@_tokens(
+    "--forced-token",
+    "forced_tokens",
+    multiple=True,
+    metavar="POSITION=ID",
+    help="What comes there: 0 is the first new token, -1 the last possible.",
+)
+@_tokens("--logit-bias", multiple=True, metavar="ID=VALUE", help="Added to the id's logit.")
+@_tokens(
+    "--stop-id",
+    "stop_ids",
+    type=int,
+    multiple=True,
+    metavar="ID",
+    help="An id that ends the text, in place of the model's own.",
+)
+@_search("--sequences", "n", type=int, help="So many texts: drawn, or the best of the beams.")
+@_search("--num-beams", type=int, help="Beam search that follows so many texts.")
+@_search("--length-penalty", type=float, help="Of beam search; above 0 favours long texts.")
+@_search(
+    "--early-stopping",
+    type=click.Choice(["true", "false", "never"]),
+    help="When beam search ends, as in transformers.",
+)
+@click.option("--logprobs", type=int, help="With --json: log-probabilities, also of the K highest.")
 @click.option("--provider", default="cpu", show_default=True, help="cpu, cuda, ...")
 @threads_option
+@click.option(
+    "--draft",
+    help="Guess tokens ahead, same text in less time: 'lookup', from the text so far, or another "
+    "bundle with the same vocabulary (of it the variant of --precision where it has one).",
+)
 @click.option("--stream/--no-stream", default=True, help="Print text as it comes (default).")
 @json_option
 def generate(
@@ -45,6 +111,7 @@ def generate(
     precision: str | None,
     provider: str,
     threads: int | None,
+    draft: str | None,
     stream: bool,
     as_json: bool,
     **given: Any,
@@ -52,25 +119,78 @@ def generate(
     """Continue PROMPT (`-`: standard input) with a variant of BUNDLE; prints what comes after it.
 
     A newline at the very end of standard input or of a prompt file is no part of the prompt.
-    A temperature of 1 is assumed where --top-k, --top-p or --seed is given without one.
+    A temperature of 1 is assumed where --top-k, --top-p, --min-p, --typical-p, --seed or
+    --sequences is given without one, unless --num-beams is. Several texts are parted by lines of
+    `---`.
     """
-    settings = {name: value for name, value in given.items() if value is not None}
-    if settings.keys() & {"top_k", "top_p", "seed"}:
-        settings.setdefault("temperature", 1.0)
+    settings = _settings(given)
+    if "logprobs" in settings and not as_json:
+        raise click.UsageError("--logprobs needs --json.")
     tokens = None if ids is None else _parse_ids(ids)
     text = None if ids is not None else _read_prompt(prompt, prompt_file)
     from .runtime import load
+    from .runtime.shortcuts import LOOKUP
 
     model = load(bundle, precision, provider=provider, threads=threads)
+    if draft:
+        settings["draft"] = draft if draft == LOOKUP else _open_draft(draft, model, provider)
     if tokens is not None or as_json:
         _whole(model, text, tokens, settings, as_json)
-        return
-    if not stream:
+    elif "n" in settings:
+        click.echo("\n---\n".join(model.generate(text or "", **settings)))
+    elif settings.get("num_beams", 1) > 1:
         click.echo(model.generate(text or "", **settings))
-        return
-    for piece in model.stream(text or "", **settings):
-        click.echo(piece, nl=False)  # click flushes
-    click.echo()
+    else:
+        pieces = model.stream(text or "", **settings)
+        for piece in pieces if stream else ["".join(pieces)]:
+            click.echo(piece, nl=False)  # click flushes
+        click.echo()
+        _say_speculation(pieces.speculation)
+
+
+def _settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Options as settings of generate(); those that were not given are left out."""
+    settings = {name: value for name, value in given.items() if value not in (None, ())}
+    if settings.keys() & _DRAWN and "num_beams" not in settings:
+        settings.setdefault("temperature", 1.0)
+    if "early_stopping" in settings:
+        word = settings["early_stopping"]
+        settings["early_stopping"] = {"true": True, "false": False}.get(word, word)
+    if "logit_bias" in settings:
+        settings["logit_bias"] = _pairs("--logit-bias", settings["logit_bias"], float)
+    if "forced_tokens" in settings:
+        settings["forced_tokens"] = _pairs("--forced-token", settings["forced_tokens"], int)
+    return settings
+
+
+def _pairs(option: str, texts: tuple[str, ...], kind: type[float]) -> dict[int, float]:
+    pairs = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        try:
+            pairs[int(key)] = kind(value)
+        except ValueError:
+            raise ConfigError(f"{option} {text!r}: expected two numbers, as 5=1") from None
+    return pairs
+
+
+def _open_draft(path: str, model: Model, provider: str) -> Model:
+    from .bundle import Bundle
+    from .runtime import load
+
+    bundle, name = Bundle.open(path), model.variant.name
+    same = name if name in bundle.manifest.variants else None
+    # Threads of its own would wait, spinning, on the cores that the model runs on.
+    return load(bundle, same, provider=provider, threads=1)
+
+
+def _say_speculation(record: Speculation | None) -> None:
+    if record:
+        click.echo(
+            f"{record.tokens_per_step:.2f} tokens a step: {record.steps} steps, "
+            f"{record.accepted} of {record.drafted} guesses accepted",
+            err=True,
+        )
 
 
 def _whole(
@@ -86,19 +206,36 @@ def _whole(
         if model.tokenizer is None:
             raise TokenizerError(f"{model.bundle.path}: has no tokenizer; give --ids")
         tokens = model.tokenizer.encode(text or "")
-    done = model.generate_ids(tokens, **settings)
-    if as_json:
-        facts = {
-            "variant": model.variant.name,
-            "prompt": text,
-            "prompt_ids": done.prompt_ids,
-            "text": done.text,
-            "ids": done.ids,
-            "finish_reason": str(done.finish_reason),
+    several = "n" in settings
+    rows = model.generate_ids(tokens, **{"n": 1, **settings})
+    if not as_json:
+        for row in rows:
+            click.echo(",".join(map(str, row.ids)))
+            _say_speculation(row.speculation)
+        return
+    made = [_facts(row) for row in rows]
+    about = {"variant": model.variant.name, "prompt": text, "prompt_ids": tokens}
+    click.echo(json.dumps({**about, **({"sequences": made} if several else made[0])}))
+
+
+def _facts(row: Generation) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "text": row.text,
+        "ids": row.ids,
+        "finish_reason": str(row.finish_reason),
+    }
+    if row.score is not None:
+        facts["score"] = row.score
+    if row.logprobs is not None:
+        facts["logprobs"] = [
+            {"id": each.id, "logprob": each.logprob, "top": each.top} for each in row.logprobs
+        ]
+    if row.speculation is not None:
+        facts["speculation"] = {
+            **asdict(row.speculation),
+            "tokens_per_step": row.speculation.tokens_per_step,
         }
-        click.echo(json.dumps(facts))
-    else:
-        click.echo(",".join(map(str, done.ids)))
+    return facts
 
 
 def _parse_ids(text: str) -> list[int]:

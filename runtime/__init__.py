@@ -3,8 +3,13 @@
 from .beam_search import BeamParams
 from .generate import FinishReason, Generation
 from .logprobs import Score, TokenLogprobs
-from .model import Model, load
+from .model import Model
+from .open_model import load
+from .prefix import Prefix
+from .prefix_cache import PrefixCache
 from .sampling import SamplingParams
+from .speculative import Speculation
+from .text_stream import TextStream
 from .tokenizer import Tokenizer
 
 __all__ = [
@@ -12,8 +17,12 @@ __all__ = [
     "FinishReason",
     "Generation",
     "Model",
+    "Prefix",
+    "PrefixCache",
     "SamplingParams",
     "Score",
+    "Speculation",
+    "TextStream",
     "TokenLogprobs",
     "Tokenizer",
     "load",

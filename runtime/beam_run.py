@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from .beam_search import beam_search
-from .decoder import Decoder
 from .generate import FinishReason, Generation
 from .settings import Request
-from .static_decoder import StaticDecoder
+from .shortcuts import Shortcuts
 from .stop_text import RowText, ends_in_stop
 from .tokenizer import Tokenizer
 
 
 def run_beams(
-    open_decoder: Callable[[int, int], Decoder | StaticDecoder],
+    shortcuts: Shortcuts,
     prompt: Sequence[int],
     allowed: tuple[int, FinishReason],
     eos_id: int | None,
@@ -30,7 +29,7 @@ def run_beams(
 
     done = []
     for found in beam_search(
-        open_decoder, prompt, limit, end_ids, request.params, request.beams, is_stopped
+        shortcuts.open, prompt, limit, end_ids, request.params, request.beams, is_stopped
     )[: request.n]:
         ids, reason = found.ids, at_limit
         if ids[-1] in end_ids:
@@ -46,6 +45,7 @@ def run_beams(
                 finish_reason=reason,
                 logprobs=found.logprobs[: len(ids)] if told else None,
                 score=found.score,
+                reused=shortcuts.reused(0),
             )
         )
     return done

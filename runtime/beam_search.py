@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError, RuntimeFailure
-from .decoder import Decoder
 from .logprobs import TokenLogprobs, highest, log_sum_exp, token_logprobs
 from .processors import Processor, process, processors_of
 from .sampling import NO_TOKEN_LEFT, SamplingParams
 from .setting_checks import check_number, check_whole
-from .static_decoder import StaticDecoder
+from .speculative import Reader
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -88,7 +87,7 @@ class _Beams:
 
 
 def beam_search(
-    open_decoder: Callable[[int, int], Decoder | StaticDecoder],
+    open_decoder: Callable[[int, int], Reader],
     prompt: Sequence[int],
     limit: int,
     end_ids: Sequence[int],

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 Ints = npt.NDArray[np.int64]
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 def taken_rows(

@@ -16,11 +16,13 @@ from ..spec import (
     POSITION_IDS,
     GraphSpec,
 )
-from .kv_cache import Device, new_cache
+from .kv_cache import Device, Past, Segment, new_cache
 from .session import plain_reason
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+
+_KEPT_SPACE = 32  # times what is needed: logits of a whole prompt are not kept for one of a token
 
 
 class Decoder:
@@ -40,13 +42,19 @@ class Decoder:
         capacity: int,
         window: int,
         device: Device = ("cpu", 0),
+        past: Past | None = None,
     ) -> None:
         self._session = session
         self._binding = session.io_binding()
         self._mask = np.ones((batch, capacity), np.int64)
-        self._positions = np.zeros((batch, 1), np.int64)
+        self._positions = np.full((batch, 1), -1, np.int64)
         self._last_position = window - 1
         self._length = 0
+        if past:
+            self._length = past.length
+            self._mask[:, : past.length] = past.mask
+            self._positions = past.mask.sum(1, keepdims=True) - 1
+        self._space: Floats = np.empty(0, np.float32)
         self._logits: Floats = np.empty((batch, 0, spec.vocab_size), np.float32)
         self._keep = None
         # Bound first, so that it is the first of the binding's outputs: see GrowingCache.
@@ -57,8 +65,13 @@ class Decoder:
             self._keep = ort.OrtValue.ortvalue_from_numpy(np.asarray(1, np.int64))
             self._binding.bind_ortvalue_input(NUM_LOGITS_TO_KEEP, self._keep)
         self._cache = new_cache(
-            kind, self._binding, spec, batch=batch, capacity=capacity, device=device
+            kind, self._binding, spec, batch=batch, capacity=capacity, device=device, past=past
         )
+
+    @property
+    def length(self) -> int:
+        """How many positions of a row the cache holds, padding among them."""
+        return self._length
 
     def prefill(self, ids: Ints, mask: Ints) -> Floats:
         """Logits (B, V) after the prompts: ids and mask are (B, S), padded on the left."""
@@ -81,9 +94,8 @@ class Decoder:
         does so for one row at a time (B or S must be 1): its attention takes no more.
         """
         length = self._length
-        steps = np.arange(1, ids.shape[1] + 1)
         try:
-            self._run(ids, np.minimum(self._positions + steps, self._last_position), only_look=True)
+            self._run(ids, self._next(ids.shape[1]), every=True, only_look=True)
         finally:
             self._length = length
         return self._logits
@@ -96,19 +108,55 @@ class Decoder:
         """
         if len(rows) != len(self._mask):
             self._logits = np.empty((len(rows), 0, self._logits.shape[2]), np.float32)
-        self._mask, self._positions = self._mask[rows], self._positions[rows]
-        self._cache.take_rows(self._binding, rows, self._length)
+        try:
+            self._mask, self._positions = self._mask[rows], self._positions[rows]
+            self._cache.take_rows(self._binding, rows, self._length)
+        except MemoryError:
+            raise RuntimeFailure(
+                f"no memory for a KV cache of {len(rows)} rows; ask for fewer"
+            ) from None
+
+    def extend(self, ids: Ints, *, every: bool = False) -> Floats:
+        """Logits (B, V) after S more tokens a row, ids (B, S), which the cache keeps.
+
+        every: those after each of them, (B, S, V). A fused graph asks that B or S be 1.
+        """
+        positions = self._next(ids.shape[1])
+        self._positions = positions[:, -1:]
+        last = self._run(ids, positions, every=every)
+        return self._logits if every else last
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` positions of each row."""
+        self._length = length
+        self._positions = self._mask[:, :length].sum(1, keepdims=True) - 1
+        self._cache.cut(length)
+
+    def read(self, row: int, start: int, end: int) -> Segment:
+        """A copy of what the cache holds of one row's positions from `start` to `end`."""
+        return self._cache.read(row, start, end)
+
+    def _next(self, count: int) -> Ints:
+        """The positions of `count` more tokens a row."""
+        positions: Ints = np.minimum(self._positions + np.arange(1, count + 1), self._last_position)
+        return positions
 
     def _bind_logits(self, length: int) -> None:
         if self._logits.shape[1] != length:
             batch, _, vocab_size = self._logits.shape
-            self._logits = np.empty((batch, length, vocab_size), np.float32)
+            size = batch * length * vocab_size
+            # One space for many lengths: fresh memory at every change would cost a part of a step.
+            if not size <= self._space.size <= _KEPT_SPACE * size:
+                self._space = np.empty(size, np.float32)
+            self._logits = self._space[:size].reshape(batch, length, vocab_size)
             address = self._logits.ctypes.data
             self._binding.bind_output(LOGITS, "cpu", 0, np.float32, self._logits.shape, address)
             if self._keep:
                 self._keep.update_inplace(np.asarray(length, np.int64))
 
-    def _run(self, ids: Ints, positions: Ints, *, only_look: bool = False) -> Floats:
+    def _run(
+        self, ids: Ints, positions: Ints, *, every: bool = False, only_look: bool = False
+    ) -> Floats:
         self._length += ids.shape[1]
         # Held until the run is over: the binding keeps addresses, not arrays.
         feeds = (
@@ -119,7 +167,7 @@ class Decoder:
         for name, array in feeds:
             self._binding.bind_cpu_input(name, array)
         # A graph without the setting returns the logits of every new position.
-        self._bind_logits(1 if self._keep and not only_look else ids.shape[1])
+        self._bind_logits(1 if self._keep and not every else ids.shape[1])
         self._cache.before_step(self._binding)
         try:
             self._session.run_with_iobinding(self._binding)

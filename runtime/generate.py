@@ -9,7 +9,7 @@ needs more is refused before it starts (`on_overflow="error"`) or ends when the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -17,10 +17,9 @@ import numpy.typing as npt
 
 from ..config import GPT2Config
 from ..errors import ConfigError, ContextOverflow, PromptError, RuntimeFailure
-from .decoder import Decoder
 from .logprobs import TokenLogprobs, token_logprobs
 from .sampling import SamplingParams
-from .static_decoder import StaticDecoder
+from .speculative import Reader, Speculation
 
 
 class FinishReason(StrEnum):
@@ -48,6 +47,10 @@ class Generation:
     """Of each of `ids`, where they were asked for."""
     score: float | None = None
     """What beam search ranked it by: log-probability / length ** length_penalty."""
+    speculation: Speculation | None = field(default=None, compare=False)
+    """What guessing ahead has come to; None without a draft."""
+    reused: int = field(default=0, compare=False)
+    """Prompt tokens that a prefix or the prefix cache knew, so that they were not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,7 @@ def check_request(
 
 
 def generate_steps(
-    open_decoder: Callable[[int, int], Decoder | StaticDecoder],
+    open_decoder: Callable[[int, int], Reader],
     prompts: Sequence[Sequence[int]],
     config: GPT2Config,
     params: SamplingParams | Sequence[SamplingParams],
@@ -146,7 +149,7 @@ def generate_steps(
 
 
 def _steps(
-    open_decoder: Callable[[int, int], Decoder | StaticDecoder],
+    open_decoder: Callable[[int, int], Reader],
     prompts: Sequence[Sequence[int]],
     allowed: Sequence[tuple[int, FinishReason]],
     eos_id: int | None,

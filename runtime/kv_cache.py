@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -15,6 +18,34 @@ Ints = npt.NDArray[np.int64]
 Device = tuple[str, int]
 """OrtValue's name of a device's type, and its number."""
 
+Segment = Sequence[npt.NDArray[np.generic]]
+"""Keys and values of some tokens of one row: (N, L, D) each, in the order of `past_names`."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a cache begins with: the segments of each row, one after another, ending at `length`."""
+
+    rows: Sequence[Sequence[Segment]]
+    length: int
+
+    @property
+    def mask(self) -> npt.NDArray[np.int64]:
+        """(B, length): 0 where a shorter row is padded, on the left."""
+        mask = np.zeros((len(self.rows), self.length), np.int64)
+        for row, segments in zip(mask, self.rows, strict=True):
+            row[self.length - sum(segment[0].shape[1] for segment in segments) :] = 1
+        return mask
+
+    def write(self, tensor: int, target: npt.NDArray[np.generic]) -> None:
+        """Put the tensor of this number into target (B, N, at least `length`, D)."""
+        for row, segments in zip(target, self.rows, strict=True):
+            end = self.length
+            for segment in reversed(segments):
+                start = end - segment[tensor].shape[1]
+                row[:, start:end] = segment[tensor]
+                end = start
+
 
 def new_cache(
     kind: GraphKind,
@@ -24,12 +55,13 @@ def new_cache(
     batch: int,
     capacity: int,
     device: Device,
+    past: Past | None = None,
 ) -> InPlaceCache | GrowingCache:
     """The cache that suits the graph; RuntimeFailure when memory does not suffice."""
     if kind is GraphKind.PORTABLE:
-        return GrowingCache(spec, batch, device)
+        return GrowingCache(spec, batch, device, past)
     try:
-        return InPlaceCache(binding, spec, batch, capacity, device)
+        return InPlaceCache(binding, spec, batch, capacity, device, past)
     except (MemoryError, RuntimeError):
         size = spec.cache_bytes(batch, capacity)
         raise RuntimeFailure(
@@ -45,7 +77,13 @@ class InPlaceCache:
     """
 
     def __init__(
-        self, binding: ort.IOBinding, spec: GraphSpec, batch: int, capacity: int, device: Device
+        self,
+        binding: ort.IOBinding,
+        spec: GraphSpec,
+        batch: int,
+        capacity: int,
+        device: Device,
+        past: Past | None = None,
     ) -> None:
         self.device = device
         shape = (batch, spec.n_head, capacity, spec.head_dim)
@@ -53,10 +91,13 @@ class InPlaceCache:
         self.buffers = []
         pasts, presents = past_names(spec.n_layer), present_names(spec.n_layer)
         self.names = list(zip(pasts, presents, strict=True))
-        for past, present in self.names:
-            buffer = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), *device)
-            binding.bind_ortvalue_input(past, buffer)
-            binding.bind_ortvalue_output(present, buffer)
+        for tensor, (past_name, present_name) in enumerate(self.names):
+            content = np.zeros(shape, dtype)
+            if past:
+                past.write(tensor, content)
+            buffer = ort.OrtValue.ortvalue_from_numpy(content, *device)
+            binding.bind_ortvalue_input(past_name, buffer)
+            binding.bind_ortvalue_output(present_name, buffer)
             self.buffers.append(buffer)
 
     def take_rows(self, binding: ort.IOBinding, rows: Ints, length: int) -> None:
@@ -72,6 +113,13 @@ class InPlaceCache:
     def after_step(self, _: ort.IOBinding) -> None:
         """Nothing: the step wrote into the buffers."""
 
+    def cut(self, length: int) -> None:
+        """Nothing: what lies behind the length is written over."""
+
+    def read(self, row: int, start: int, end: int) -> Segment:
+        """A copy of some columns of one row."""
+        return [buffer.numpy()[row, :, start:end].copy() for buffer in self.buffers]
+
 
 class GrowingCache:
     """Each step's present becomes the next step's past, on the device, uncopied.
@@ -79,12 +127,19 @@ class GrowingCache:
     For portable graphs, which make a new, longer tensor at every step.
     """
 
-    def __init__(self, spec: GraphSpec, batch: int, device: Device) -> None:
+    def __init__(
+        self, spec: GraphSpec, batch: int, device: Device, past: Past | None = None
+    ) -> None:
         self.device = device
         self.names = past_names(spec.n_layer)
         self.present = present_names(spec.n_layer)
-        empty = np.zeros((batch, spec.n_head, 0, spec.head_dim), spec.kv_dtype)
-        self.values = [ort.OrtValue.ortvalue_from_numpy(empty, *device) for _ in self.names]
+        self.values = []
+        shape = (batch, spec.n_head, past.length if past else 0, spec.head_dim)
+        for tensor in range(len(self.names)):
+            content = np.zeros(shape, spec.kv_dtype)
+            if past:
+                past.write(tensor, content)
+            self.values.append(ort.OrtValue.ortvalue_from_numpy(content, *device))
 
     def take_rows(self, _: ort.IOBinding, rows: Ints, length: int) -> None:
         """Row i becomes row rows[i]."""
@@ -99,3 +154,17 @@ class GrowingCache:
     def after_step(self, binding: ort.IOBinding) -> None:
         # In the order they were bound; logits were bound first, once.
         self.values = list(binding.get_outputs())[1:]
+
+    def cut(self, length: int) -> None:
+        """Forget what lies behind the length: a copy, as the tensors' shapes are their lengths."""
+        if self.values[0].shape()[2] > length:
+            self.values = [
+                ort.OrtValue.ortvalue_from_numpy(
+                    np.ascontiguousarray(value.numpy()[:, :, :length]), *self.device
+                )
+                for value in self.values
+            ]
+
+    def read(self, row: int, start: int, end: int) -> Segment:
+        """A copy of some columns of one row."""
+        return [value.numpy()[row, :, start:end].copy() for value in self.values]

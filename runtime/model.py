@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Unpack, overload
 
 import numpy as np
@@ -15,7 +14,6 @@ import onnxruntime as ort
 from ..bundle import Bundle, Precision, Variant
 from ..config import GPT2Config
 from ..errors import (
-    BundleIncomplete,
     ConfigError,
     ContextOverflow,
     PromptError,
@@ -32,84 +30,21 @@ from ..spec import (
 )
 from .beam_run import run_beams
 from .decoder import Decoder
-from .generate import (
-    FinishReason,
-    Generation,
-    Step,
-    check_prompts,
-    check_request,
-    generate_steps,
-)
-from .huge_pages import anonymous_regions, start_moving
-from .logprobs import Score, TokenLogprobs, score_ids
-from .sampling import SamplingParams
-from .session import device_of, open_session, plain_reason
-from .settings import Request, Settings, read_settings
+from .generate import Generation, Limits, check_prompts, check_request, generate_steps
+from .kv_cache import Past
+from .logprobs import Score, score_ids
+from .prefix import Prefix, read_prefix
+from .prefix_cache import PrefixCache
+from .run_rows import run_rows
+from .session import device_of, plain_reason
+from .settings import Settings, read_settings
+from .shortcuts import Shortcuts
 from .static_decoder import StaticDecoder
 from .stop_text import RowText
-from .tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
+from .text_stream import TextStream
+from .tokenizer import Tokenizer
 
 Prompt = Sequence[int]
-
-
-def load(
-    bundle: str | Path | Bundle,
-    precision: str | None = None,
-    *,
-    provider: str = "cpu",
-    threads: int | None = None,
-    provider_options: Mapping[str, str] | None = None,
-    verify: bool = False,
-    huge_pages: bool = True,
-) -> Model:
-    """Open a bundle and one of its variants.
-
-    Args:
-        precision: "fp32", "fp16", "int8", "int4", or another variant's name; None: fp32 if there
-            is one, else the first.
-        provider: "cpu", "cuda", ... or ONNX Runtime's own name of an execution provider.
-        threads: CPU threads; None is one a core. Where other work keeps a core busy, fewer are
-            faster: threads wait for each other at every operator.
-        provider_options: ONNX Runtime's, as {"device_id": "1"} for CUDA.
-        verify: compare every file's sha256 with the manifest first.
-        huge_pages: have Linux move the weights to huge pages, in the background: decoding gains a
-            tenth to a third. See `Model.settle`.
-
-    Raises BundleError when the bundle cannot be used, ProviderUnavailable, TokenizerError.
-
-    >>> model = load("bundle", precision="int4", threads=2)                   # doctest: +SKIP
-    >>> model.generate("Once upon a time", max_new_tokens=20)                 # doctest: +SKIP
-    """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    if verify:
-        opened.verify()
-    variant = opened.variant(precision)
-    if variant.static is not None and variant.static.batch != 1:
-        raise ConfigError(
-            f"variant {variant.name} is made for batches of {variant.static.batch}; gpt2edge runs "
-            "graphs of fixed shapes with a batch of 1"
-        )
-    tokenizer = _open_tokenizer(opened)
-    before = anonymous_regions() if huge_pages else []
-    session = open_session(
-        opened, variant, provider=provider, threads=threads, provider_options=provider_options
-    )
-    return Model(opened, variant, session, tokenizer, start_moving(before))
-
-
-def _open_tokenizer(bundle: Bundle) -> Tokenizer | None:
-    for name in TOKENIZER_FILES:
-        if name in bundle.manifest.files and not bundle.file(name).is_file():
-            raise BundleIncomplete(f"{bundle.path / name}: missing; the manifest lists it")
-    if not has_tokenizer(bundle.path):
-        return None
-    tokenizer = Tokenizer.from_folder(bundle.path)
-    if tokenizer.vocab_size > bundle.config.vocab_size:
-        raise TokenizerError(
-            f"{bundle.path}: the tokenizer has {tokenizer.vocab_size} ids, the model "
-            f"{bundle.config.vocab_size}; they do not belong together"
-        )
-    return tokenizer
 
 
 class Model:
@@ -122,10 +57,12 @@ class Model:
         session: ort.InferenceSession,
         tokenizer: Tokenizer | None,
         mover: threading.Thread | None = None,
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.bundle = bundle
         self.variant = variant
         self.tokenizer = tokenizer
+        self.prefix_cache = prefix_cache
         self._session = session
         self._mover = mover
         self._device = device_of(session)
@@ -197,20 +134,28 @@ class Model:
             stop: a text, or several, at which to end; it is not part of the result.
             on_overflow: "error" refuses a request that exceeds the context window, "stop" ends
                 when the window is full. A prompt longer than the window is always refused.
+            draft: guess tokens ahead and read several in one step, which makes the same text in
+                less time: "lookup" guesses what followed the newest tokens earlier in the text, a
+                Model with the same vocabulary guesses what it would say. Texts, and the sequences
+                of each, run one after another. Not with beam search.
+            prefix: what every prompt begins with, as `prefix()` has read it. A prefix of text and
+                a prompt are one text, and encoded as one.
 
         Raises PromptError (ContextOverflow among them), ConfigError, RuntimeFailure, and
         TokenizerError where the bundle has no tokenizer.
         """
         _refuse_logprobs(settings)
+        shortcuts = Shortcuts(self, settings)
         one = isinstance(prompts, str)
         several = [prompts] if isinstance(prompts, str) else prompts
-        encoded = [self._encode(prompt) for prompt in several]
-        texts = [[str(done.text) for done in rows] for rows in self._generate(encoded, settings, n)]
+        encoded = [shortcuts.encode(prompt, self._encode) for prompt in several]
+        made = self._generate(encoded, settings, shortcuts, n)
+        texts = [[str(done.text) for done in rows] for rows in made]
         if n is None:
             return texts[0][0] if one else [rows[0] for rows in texts]
         return texts[0] if one else texts
 
-    def stream(self, prompt: str, **settings: Unpack[Settings]) -> Iterator[str]:
+    def stream(self, prompt: str, **settings: Unpack[Settings]) -> TextStream:
         """The same text as `generate`, in pieces as it is made; a piece ends between characters.
 
         A request that cannot be served is refused here, before the first piece is asked for: beam
@@ -218,16 +163,17 @@ class Model:
         and frees its cache.
         """
         _refuse_logprobs(settings)
-        ids = self._encode(prompt)
+        shortcuts = Shortcuts(self, settings)
+        ids = shortcuts.encode(prompt, self._encode)
         request = read_settings(settings, None, self._encode)
         if request.beams.num_beams > 1:
             raise ConfigError("beam search has no text to stream until its end: use generate()")
         text = RowText(self._tokenizer(), request.stop)
         steps = generate_steps(
-            self.open_decoder, [ids], self._bounds, request.rows(1), request.limits,
+            shortcuts.open, [ids], self._bounds, request.rows(1), request.limits,
             lambda _, token: text.add(token),
         )  # fmt: skip
-        return _pieces(steps, text)
+        return TextStream(steps, text, shortcuts)
 
     @overload
     def generate_ids(
@@ -257,12 +203,25 @@ class Model:
         A Generation holds more than the text: why it ended, and with logprobs=k how likely the
         model held each new token and the k likeliest in its place.
         """
-        rows = list(prompts)
+        rows: list[Any] = list(prompts)
         several = bool(rows) and isinstance(rows[0], Sequence | np.ndarray)
-        done = self._generate(rows if several else [rows], settings, n)  # type: ignore[arg-type,list-item]
+        shortcuts = Shortcuts(self, settings)
+        joined = [shortcuts.join(row) for row in (rows if several else [rows])]
+        done = self._generate(joined, settings, shortcuts, n)
         if n is None:
             return [each[0] for each in done] if several else done[0][0]
         return done if several else done[0]
+
+    def prefix(self, prompt: str | Sequence[int]) -> Prefix:
+        """Read the beginning of prompts to come, a text or token ids, once: `prefix=` takes it.
+
+        It holds the model's keys and values of these tokens, and their memory, until dropped.
+        Raises PromptError, RuntimeFailure, and ConfigError for variants of fixed shapes.
+        """
+        text = prompt if isinstance(prompt, str) else None
+        ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
+        check_request([ids], self._bounds, Limits(max_new_tokens=1))
+        return read_prefix(self.open_growing, ids, text, self)
 
     @overload
     def score(  # type: ignore[overload-overlap]
@@ -350,8 +309,14 @@ class Model:
         """
         if self.variant.static is not None:
             return self._static_decoder(batch)
+        return self.open_growing(batch, capacity)
+
+    def open_growing(self, batch: int, capacity: int, past: Past | None = None) -> Decoder:
+        """A decoder whose cache begins with `past`; ConfigError for variants of fixed shapes."""
+        if self.variant.static is not None:
+            raise ConfigError(f"variant {self.variant.name} has fixed shapes, and no prefixes")
         return Decoder(
-            self._session, self.spec, self.variant.graph,
+            self._session, self.spec, self.variant.graph, past=past,
             batch=batch, capacity=capacity, window=self.config.n_positions, device=self._device,
         )  # fmt: skip
 
@@ -372,64 +337,38 @@ class Model:
         return self._tokenizer().encode(prompt)
 
     def _generate(
-        self, prompts: Sequence[Prompt], settings: Mapping[str, Any], n: int | None
+        self,
+        prompts: Sequence[Prompt],
+        settings: Mapping[str, Any],
+        shortcuts: Shortcuts,
+        n: int | None,
     ) -> list[list[Generation]]:
         """For each prompt its sequences."""
         request = read_settings(settings, n, self._encode)
         rows = request.rows(len(prompts))
         allowed = check_request(prompts, self._bounds, request.limits)
         rows[0].check_ids(self.config.vocab_size)
+        tokenizer = self._tokenizer() if request.stop else self.tokenizer
         if request.beams.num_beams > 1:
-            tokenizer = self._tokenizer() if request.stop else self.tokenizer
+            eos = self.config.eos_token_id
             return [
-                run_beams(
-                    self.open_decoder, prompt, most, self.config.eos_token_id,
-                    request, tokenizer,
-                )
+                run_beams(shortcuts, prompt, most, eos, request, tokenizer)
                 for prompt, most in zip(prompts, allowed, strict=True)
-            ]  # fmt: skip
+            ]
         n = request.n
-        # Only fp32 is exact in a batch: what rounds as it runs amplifies last bits into tokens.
-        if self.variant.precision is Precision.FP32 and self.variant.kv_dtype == "float32":
-            done = self._run(prompts, rows, request, n)
+        if self._exact_in_batches and not shortcuts.one_by_one:
+            done = run_rows(shortcuts, prompts, self._bounds, rows, request, tokenizer)
         else:
-            alone = [(prompts[at // n], row) for at, row in enumerate(rows)]
-            done = [self._run([prompt], [row], request, 1)[0] for prompt, row in alone]
+            done = []
+            for at, row in enumerate(rows):
+                prompt = prompts[at // n]
+                done += run_rows(shortcuts, [prompt], self._bounds, [row], request, tokenizer)
         return [done[at : at + n] for at in range(0, len(done), n)]
 
-    def _run(
-        self,
-        prompts: Sequence[Prompt],
-        rows: Sequence[SamplingParams],
-        request: Request,
-        n: int,
-    ) -> list[Generation]:
-        """n rows of each prompt, together."""
-        tokenizer = self._tokenizer() if request.stop else self.tokenizer
-        texts = [RowText(tokenizer, request.stop) for _ in rows] if tokenizer else []
-        ids: list[list[int]] = [[] for _ in rows]
-        told: list[list[TokenLogprobs]] = [[] for _ in rows]
-        reasons = [FinishReason.LENGTH for _ in rows]
-        steps = generate_steps(
-            self.open_decoder, prompts, self._bounds, rows, request.limits,
-            lambda row, token: bool(texts) and texts[row].add(token), n,
-        )  # fmt: skip
-        for step in steps:
-            if step.finish is not FinishReason.EOS:
-                ids[step.row].append(step.token)
-                told[step.row] += [step.logprobs] if step.logprobs else []
-            if step.finish:
-                reasons[step.row] = step.finish
-        return [
-            Generation(
-                prompt_ids=tuple(map(int, prompts[row // n])),
-                ids=tuple(made),
-                text=texts[row].take() + texts[row].finish() if texts else None,
-                finish_reason=reasons[row],
-                logprobs=None if request.params.logprobs is None else tuple(told[row]),
-            )
-            for row, made in enumerate(ids)
-        ]
+    @property
+    def _exact_in_batches(self) -> bool:
+        """Only fp32 is: what rounds as it runs amplifies last bits into tokens."""
+        return self.variant.precision is Precision.FP32 and self.variant.kv_dtype == "float32"
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -443,14 +382,6 @@ class Model:
 def _refuse_logprobs(settings: Mapping[str, Any]) -> None:
     if settings.get("logprobs") is not None:
         raise ConfigError("logprobs are part of a Generation: use generate_ids()")
-
-
-def _pieces(steps: Iterator[Step], text: RowText) -> Iterator[str]:
-    for _ in steps:
-        if piece := text.take():
-            yield piece
-    if piece := text.finish():
-        yield piece
 
 
 def _integers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:

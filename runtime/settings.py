@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..errors import ConfigError
 from .beam_search import BeamParams
@@ -13,6 +13,10 @@ from .generate import Limits
 from .processors import Processor
 from .sampling import SamplingParams, sequence_seed
 from .setting_checks import check_whole
+
+if TYPE_CHECKING:
+    from .model import Model
+    from .prefix import Prefix
 
 
 class Settings(TypedDict, total=False):
@@ -49,10 +53,14 @@ class Settings(TypedDict, total=False):
     processors: Sequence[Processor]
     logprobs: int | None
 
+    draft: Literal["lookup"] | Model | None
+    prefix: Prefix | None
+
 
 _SAMPLING = frozenset(field.name for field in dataclasses.fields(SamplingParams))
 _LIMITS = frozenset(field.name for field in dataclasses.fields(Limits))
 _BEAMS = frozenset(field.name for field in dataclasses.fields(BeamParams))
+_SHORTCUTS = frozenset({"draft", "prefix"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +97,7 @@ def read_settings(
     """
     if "n" in settings:
         raise ConfigError("n is a setting of generate() and generate_ids(): a stream is one text")
-    known = _SAMPLING | _LIMITS | _BEAMS | {"stop"}
+    known = _SAMPLING | _LIMITS | _BEAMS | _SHORTCUTS | {"stop"}
     if unknown := sorted(settings.keys() - known):
         raise ConfigError(f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
     stop = settings.get("stop", ())
@@ -111,6 +119,13 @@ def read_settings(
             f"{limits.max_new_tokens}"
         )
     beams.check_with(params, n or 1)
+    if beams.num_beams > 1 and settings.get("draft") is not None:
+        raise ConfigError(
+            "beam search follows several texts, and guesses are made for one: leave draft out, or "
+            "num_beams"
+        )
+    if n is not None and n > 1 and not params.temperature and beams.num_beams == 1:
+        raise ConfigError(f"{n} greedy texts would be the same: set temperature, or num_beams")
     return Request(params=params, seeds=seeds, limits=limits, stop=stops, beams=beams, n=n or 1)
 
 

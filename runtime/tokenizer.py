@@ -6,8 +6,10 @@ lists the merges, most frequent first (Radford et al. 2019, section 2.2; Sennric
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import tiktoken
@@ -33,6 +35,12 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         return self.encoding.n_vocab
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all tokens in order: where it is the same, ids mean the same."""
+        tokens = (self.token_bytes(id) for id in range(self.vocab_size))
+        return hashlib.sha256(b"".join(b"%d:%b" % (len(t), t) for t in tokens)).hexdigest()
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -218,6 +220,23 @@ def test_generate_prints_the_continuation(run: Run, bundle: Path) -> None:
     assert by_ids.out.strip() == ",".join(map(str, facts["ids"]))
 
 
+def test_generate_says_what_guessing_ahead_spared(run: Run, bundle: Path) -> None:
+    wanted = run("generate", bundle, "the cat sat on the", "-n", 40).out
+    for draft in ("lookup", bundle):
+        guessed = run("generate", bundle, "the cat sat on the", "-n", 40, "--draft", draft)
+        assert (guessed.code, guessed.out) == (0, wanted)
+        assert re.fullmatch(
+            r"\d+\.\d\d tokens a step: \d+ steps, \d+ of \d+ guesses accepted\n", guessed.err
+        )
+        options = ["--draft", draft, "--json", "-n", 40]
+        facts = json.loads(run("generate", bundle, "the cat sat on the", *options).out)
+        assert facts["text"] + "\n" == wanted
+        record = facts["speculation"]
+        assert record["steps"] + record["accepted"] + 1 == len(facts["ids"])
+        assert record["tokens_per_step"] > 1
+    assert "speculation" not in json.loads(run("generate", bundle, "the", "--json").out)
+
+
 def test_generate_reads_files_and_standard_input(run: Run, bundle: Path, tmp_path: Path) -> None:
     wanted = run("generate", bundle, "the dog", "-n", 5).out
     (tmp_path / "prompt.txt").write_text("the dog")
@@ -239,9 +258,63 @@ def test_a_seed_repeats_a_text(run: Run, bundle: Path) -> None:
     assert first == again != other
 
 
+def test_generate_several_texts(run: Run, bundle: Path) -> None:
+    model = gpt2edge.load(bundle)
+    wanted = model.generate("the cat", n=3, max_new_tokens=6, temperature=1.0, seed=4)
+    drawn = run("generate", bundle, "the cat", "-n", 6, "--sequences", 3, "--seed", 4)
+    assert drawn == Ran(0, "\n---\n".join(wanted) + "\n", "")
+    beams = ("-n", 6, "--num-beams", 4, "--length-penalty", 2, "--early-stopping", "true")
+    settings: dict[str, Any] = {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True}
+    best = model.generate("the cat", max_new_tokens=6, **settings)
+    assert run("generate", bundle, "the cat", *beams).out == best + "\n"
+    facts = json.loads(
+        run("generate", bundle, "the cat", *beams, "--sequences", 2, "--json", "--logprobs", 1).out
+    )
+    first, second = facts["sequences"]
+    assert first["text"] == best
+    assert first["score"] >= second["score"]
+    assert [each["id"] for each in first["logprobs"]] == first["ids"]
+    assert all(len(each["top"]) == 1 for each in first["logprobs"])
+    ids = run("generate", bundle, "--ids", "1,2", *beams, "--sequences", 2).out.splitlines()
+    assert len(ids) == 2
+
+
+def test_generate_with_settings_of_tokens(run: Run, bundle: Path) -> None:
+    base = json.loads(run("generate", bundle, "--ids", "1,2", "-n", 6, "--json").out)["ids"]
+    made = run(
+        "generate", bundle, "--ids", "1,2", "-n", 6, "--suppress-token", base[0],
+        "--begin-suppress-token", base[1], "--forced-token", "3=7", "--forced-token", "-1=9",
+        "--logit-bias", "5=-inf", "--stop-id", base[0], "--presence-penalty", 0.5,
+        "--frequency-penalty", 0.5, "--no-repeat-ngram-size", 2, "--min-new-tokens", 2,
+    )  # fmt: skip
+    ids = [int(id) for id in made.out.split(",")]
+    assert len(ids) == 6
+    assert base[0] not in ids
+    assert ids[0] != base[1]
+    assert (ids[3], ids[5]) == (7, 9)
+    word = run("generate", bundle, "the cat", "-n", 1).out.removesuffix("\n")
+    assert run("generate", bundle, "the cat", "-n", 1, "--bad-word", word).out != word + "\n"
+
+
+def test_the_help_groups_its_options(run: Run) -> None:
+    shown = run("generate", "--help").out
+    heads = ["Options:", "Length:", "Drawing:", "Repetition:", "Tokens (", "Several texts:"]
+    places = [shown.index(f"\n{head}") for head in heads]
+    assert places == sorted(places)
+    assert places[2] < shown.index("  --min-p ") < places[3]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["the", "--min-p", "1.5"], ["min_p", "1.5"]),
+        (["the", "--sequences", "0"], ["n must be", "0"]),
+        (["the", "--num-beams", "2", "--sequences", "3"], ["n must be at most num_beams, 2"]),
+        (["the", "--num-beams", "2", "--temperature", "1"], ["beam search does not draw"]),
+        (["the", "--logit-bias", "5"], ["--logit-bias '5'", "5=1"]),
+        (["the", "--forced-token", "0=x"], ["--forced-token '0=x'"]),
+        (["the", "--suppress-token", "99999"], ["suppress_tokens", "99999", "vocabulary"]),
+        (["the", "--logprobs", "2"], ["--logprobs needs --json"]),
         (["the", "--temperature", "-1"], ["temperature", "-1"]),
         (["the", "--top-p", "1.5"], ["top_p", "1.5"]),
         (["the", "-n", "0"], ["max_new_tokens"]),
@@ -255,6 +328,7 @@ def test_a_seed_repeats_a_text(run: Run, bundle: Path) -> None:
         (["the", "--provider", "cuda"], ["cuda", "available: ", "cpu"]),
         (["the", "--threads", "0"], ["threads"]),
         (["--prompt-file", "/no/such/file"], ["/no/such/file"]),
+        (["the", "--draft", "/no/such/draft"], ["/no/such/draft", "no such folder"]),
     ],
 )
 def test_bad_requests(run: Run, bundle: Path, arguments: list[str], words: list[str]) -> None:

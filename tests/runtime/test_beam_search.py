@@ -37,7 +37,7 @@ def compare(trained: Trained, prompt: list[int], name: str, n: int, **settings: 
     done = model.generate_ids(prompt, n=n, **given)
     assert [list(each.ids) for each in done] == expected
     np.testing.assert_allclose(
-        [each.score for each in done], theirs.sequences_scores.numpy(), atol=2e-4
+        [each.score for each in done], theirs.sequences_scores.numpy(), rtol=1e-5, atol=2e-4
     )
     for each in done:
         reason = FinishReason.LENGTH if len(each.ids) == given["max_new_tokens"] else "eos"

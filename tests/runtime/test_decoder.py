@@ -122,7 +122,7 @@ def test_rows_taken_go_on_as_their_parents(
         for at, token in enumerate(tokens):
             fed[at].append(token)
             whole = model.logits([fed[at]])[0, -1]
-            # Roundings of several steps and another batch come together; rows differ by far more.
+            # Roundings of steps and of another batch come together; rows differ by far more.
             assert np.abs(stepped[at] - whole).max() < 2 * TOLERANCE[name]
 
 
