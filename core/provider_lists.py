@@ -142,9 +142,7 @@ def has_dynamic_inputs(model: ir.Model) -> bool:
     )
 
 
-def _in_listed_type(
-    node: ir.Node, listed: ProviderList, types: Mapping[ir.Value, str]
-) -> bool:
+def _in_listed_type(node: ir.Node, listed: ProviderList, types: Mapping[ir.Value, str]) -> bool:
     if node.op_type not in listed.types:
         return True
     value = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
