@@ -40,6 +40,7 @@ VERBS = (
     "tasks",
     "bench",
     "info",
+    "diff",
     "verify",
     "pack",
 )
