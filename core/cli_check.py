@@ -128,6 +128,10 @@ def _variant_table(bundle: Bundle) -> str:
             f"{variant.kv_dtype:>8} {bundle.spec(variant).cache_bytes(1, 1) / 1024:>9.2f}  "
             f"{measured}"
         )
-    source = bundle.manifest.source.get("checkpoint", "an unknown checkpoint")
+    origin = bundle.manifest.source
+    source = origin.get("checkpoint", "an unknown checkpoint")
+    weights = origin.get("weights")
+    if isinstance(weights, dict) and weights:
+        source += f" (sha256 {', '.join(str(digest)[:12] for digest in weights.values())})"
     tools = ", ".join(f"{tool} {version}" for tool, version in bundle.manifest.made_by.items())
     return "\n".join([*lines, "", f"made from {source} by {tools}"])
