@@ -18,6 +18,7 @@ from . import __version__
 from .cli_bench import bench
 from .cli_check import info
 from .cli_data import data
+from .cli_diff import diff
 from .cli_eval import evaluate
 from .cli_harness import lm_eval
 from .cli_make import export
@@ -72,7 +73,7 @@ class _Verbs(click.Group):
     epilog="""\b
 Exit codes:
   0    done
-  1    a check failed: a graph differs from the original, or a variant drifted too far
+  1    a check failed: a graph differs from the original, a variant drifted too far, bundles differ
   2    bad input or usage, or the command could not run, or a gate could not decide
   130  interrupted
   141  the reader of the output went away
@@ -101,6 +102,7 @@ for command in (
     lm_eval,
     bench,
     info,
+    diff,
     verify,
     pack,
 ):

@@ -38,9 +38,14 @@ def open_to_compare(path: Path, variants: tuple[str, ...]) -> Bundle:
 )
 @click.argument("target")
 @click.option("--verify", is_flag=True, help="Compare every file of a bundle with its checksum.")
+@click.option("--providers", is_flag=True, help="Which nodes each execution provider would take.")
 @json_option
-def info(target: str, verify: bool, as_json: bool) -> None:
-    """What TARGET is: a preset's name, a checkpoint folder, or a bundle."""
+def info(target: str, verify: bool, providers: bool, as_json: bool) -> None:
+    """What TARGET is: a preset's name, a checkpoint folder, or a bundle.
+
+    --providers holds every variant's graph to the operators that providers publish, and runs it
+    on those that this onnxruntime has.
+    """
     path = Path(target)
     bundle = None
     if (path / MANIFEST).exists():
@@ -48,6 +53,8 @@ def info(target: str, verify: bool, as_json: bool) -> None:
         config = bundle.config
     elif verify:
         raise ConfigError(f"{target}: only a bundle has checksums to verify")
+    elif providers:
+        raise ConfigError(f"{target}: only a bundle has graphs for providers")
     elif path.is_dir():
         config = GPT2Config.from_file(path / "config.json")
     elif target in PRESETS:
@@ -57,6 +64,11 @@ def info(target: str, verify: bool, as_json: bool) -> None:
             f"{target}: neither a bundle, a checkpoint folder, nor a preset ({', '.join(PRESETS)})"
         )
     counts = count_parameters(config)
+    rows = []
+    if bundle is not None and providers:
+        from .provider_report import report_providers
+
+        rows = report_providers(bundle)
     if as_json:
         facts: dict[str, Any] = {
             "config": config.to_dict(),
@@ -65,11 +77,17 @@ def info(target: str, verify: bool, as_json: bool) -> None:
         if bundle is not None:
             facts["manifest"] = bundle.manifest.to_dict()
             facts["verified"] = verify
+        if providers:
+            facts["providers"] = [row.to_dict() for row in rows]
         click.echo(json.dumps(facts))
         return
     click.echo(_describe(target, config, counts))
     if bundle is not None:
         click.echo(_variant_table(bundle))
+    if rows:
+        from .provider_report import provider_table
+
+        click.echo(provider_table(rows))
     if verify:
         click.echo(f"all {len(bundle.manifest.files) if bundle else 0} files match their checksums")
 
@@ -110,6 +128,10 @@ def _variant_table(bundle: Bundle) -> str:
             f"{variant.kv_dtype:>8} {bundle.spec(variant).cache_bytes(1, 1) / 1024:>9.2f}  "
             f"{measured}"
         )
-    source = bundle.manifest.source.get("checkpoint", "an unknown checkpoint")
+    origin = bundle.manifest.source
+    source = origin.get("checkpoint", "an unknown checkpoint")
+    weights = origin.get("weights")
+    if isinstance(weights, dict) and weights:
+        source += f" (sha256 {', '.join(str(digest)[:12] for digest in weights.values())})"
     tools = ", ".join(f"{tool} {version}" for tool, version in bundle.manifest.made_by.items())
     return "\n".join([*lines, "", f"made from {source} by {tools}"])

@@ -5,7 +5,7 @@
     format           "gpt2edge-bundle"
     format_version   1; a reader refuses a higher one
     made_by          {tool: version}
-    source           {"checkpoint": text, "parameters": count}
+    source           {"checkpoint": text, "parameters": count, "weights": {file: sha256 hex}}
     files            {path: {"bytes": n, "sha256": hex}}     every file but the manifest
     variants         {name: {precision, graph, model, files, opset, kv_dtype, made_by,
                              quantization, fusion, parity, static}}

@@ -14,7 +14,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 
 from ..bundle import GRAPH_FILES, Bundle, BundleDraft, GraphKind, Precision, Variant, new_bundle
 from ..config import GPT2Config
-from ..files import check_free
+from ..files import check_free, sha256_of
 from ..model.gpt2 import GPT2
 from ..model.tokenizer_files import check_vocabulary, copy_tokenizer
 from ..model.vocabulary import complete_tokenizer
@@ -72,7 +72,7 @@ def export_bundle(
     expected = reference(model)
     progress("tracing the portable graph")
     graph = portable_graph(config)
-    source = {"checkpoint": checkpoint.source, "parameters": parameters}
+    source = {**_origin(checkpoint), "parameters": parameters}
     with new_bundle(
         target, config=config, made_by=tool_versions(), source=source, overwrite=overwrite
     ) as draft:
@@ -93,6 +93,15 @@ def export_bundle(
         fusion=counts,
         parity={"fp32-portable": portable, "fp32": fused},
     )
+
+
+def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What was exported, in words that are the same wherever its folder lies and is called."""
+    local = bool(checkpoint.files) and Path(checkpoint.source).is_dir()
+    origin: dict[str, Any] = {"checkpoint": "a local folder" if local else checkpoint.source}
+    if checkpoint.files:
+        origin["weights"] = {path.name: sha256_of(path) for path in checkpoint.files}
+    return origin
 
 
 def tool_versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Graphs for NPUs: `--profile qnn|coreml|xnnpack`.
 
 A profile says how the portable graph is rewritten for one provider: all shapes fixed, standard
-operators only, those that the provider documents (provider_ops.py), and QDQ where it wants it.
+operators only, those that the provider documents (core/providers.toml), and QDQ where it wants it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Profile:
     """What one provider wants."""
 
     name: str
-    """Of `provider_ops.PROVIDER_OPS`, and as `gpt2edge.load(provider=...)` takes it."""
+    """Of `providers.toml`, and as `gpt2edge.load(provider=...)` takes it."""
     qdq: StaticRecipe | None
     """How weights and activations become integers; None: the graph stays float."""
     spell_gelu: bool

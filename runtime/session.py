@@ -60,6 +60,7 @@ def open_session(
     provider: str = "cpu",
     threads: int | None = None,
     provider_options: Mapping[str, str] | None = None,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """A session for the variant, its inputs and outputs checked against the contract.
 
@@ -77,6 +78,9 @@ def open_session(
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise ConfigError(f"threads must be a whole number above 0, but is {threads!r}")
         options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     providers = [(full, dict(provider_options or {}))]
     if full != _CPU:
         providers.append((_CPU, {}))

@@ -42,6 +42,7 @@ VERBS = (
     "tasks",
     "bench",
     "info",
+    "diff",
     "verify",
     "pack",
 )
