@@ -54,13 +54,13 @@ def diff(
     from .evals.bundle_diff import diff_bundles
     from .evals.text_source import read_eval_text
 
-    folders, names = zip(_split(a), _split(b), strict=True)
-    if any(names) and variants:
+    (folder, name), (other_folder, other_name) = _split(a), _split(b)
+    if (name or other_name) and variants:
         raise click.UsageError("Name variants as A:int8 B:int4, or with --variant, not both.")
     report = diff_bundles(
-        Bundle.open(folders[0]),
-        Bundle.open(folders[1]),
-        pair=(names[0], names[1]),
+        Bundle.open(folder),
+        Bundle.open(other_folder),
+        pair=(name, other_name),
         variants=variants,
         text=None if against_text is None else read_eval_text(against_text),
         max_tokens=max_tokens,

@@ -36,8 +36,8 @@ def element_types(model: ir.Model) -> dict[ir.Value, str]:
         for index, output in enumerate(node.outputs):
             if output.dtype is not None:
                 found[output] = _name(output.dtype)
-            elif (dtype := _inferred(node, index, found)) is not None:
-                found[output] = dtype
+            elif (inferred := _inferred(node, index, found)) is not None:
+                found[output] = inferred
     return found
 
 

@@ -219,7 +219,7 @@ def _compare(
         return found
     progress(f"comparing {one.name} and {other.name}")
     paths = a.file(one.model), b.file(other.model)
-    graphs = [read_graph(path) for path in paths]
+    graphs = read_graph(paths[0]), read_graph(paths[1])
     drift, why = _drift(a, b, one, other, rows, threads)
     return dataclasses.replace(
         found,
