@@ -5,13 +5,14 @@
 
 A preset's weights are drawn from a seed and converted for every library, each in an environment
 of its own under build/peers. A measurement is a process of its own; a round measures the memory's
-bandwidth and then every system once, so that a noisy minute falls on all of them. Their fp32 files
-must write the tokens that transformers writes ("same tokens").
+bandwidth and then every system once, in an order of its own, so that a noisy minute falls on all of
+them. Their fp32 files must write the tokens that transformers writes ("same tokens").
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -90,7 +91,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--add", action="store_true", help="to the runs that --output holds")
     parser.add_argument("--output", type=Path, help="path of .json, .md and .png, without these")
     options = parser.parse_args()
-    usual = ([128], [128], 16, 1) if options.quick else ([128, 900], [32, 128, 512], 64, 4)
+    usual = ([128], [128], 16, 1) if options.quick else ([128, 900], [32, 128, 512], 64, 3)
     for name, value in zip(("context", "prefill", "new_tokens", "rounds"), usual, strict=True):
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -136,7 +137,7 @@ def measure_all(
             for count in threads:
                 where = {"round": first[count] + turn, "threads": count}
                 runs.append({**where, "system": MEMORY, "result": run_bandwidth(count)})
-                for system in systems:
+                for system in random.Random(where["round"]).sample(systems, len(systems)):
                     bar.set_description(f"{system.name}, {threads_name(count)}")
                     bar.update()
                     if system.name in broken:
