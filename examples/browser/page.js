@@ -45,6 +45,7 @@ export function start(load) {
     let model = null;
     let bundle = null;
     let stopping = false;
+    let begun = null;
 
     async function readBundle() {
         bundle = null;
@@ -60,10 +61,17 @@ export function start(load) {
 
     async function loadModel() {
         if (bundle === null) throw new Error('no bundle has been read: check its address');
+        if (!(at('variant').value in bundle.variants)) throw new Error('choose a variant of the bundle');
         const device = at('device').value;
         const threads = Number(at('threads').value);
         at('generate').disabled = true;
         await checkDevice(device, threads);
+        const setup = `${device}, ${threads}`;
+        // onnxruntime-web reads these when its WASM starts, and would pass over a change.
+        if (begun !== null && begun !== setup) {
+            throw new Error('reload the page to change the device or the threads');
+        }
+        begun = setup;
         await model?.close();
         model = null;
         const report = (words) => show('working', words);

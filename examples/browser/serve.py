@@ -57,7 +57,13 @@ def make_server(
             if not quiet:
                 super().log_message(format, *args)
 
-    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    return _Server(("127.0.0.1", port), Handler)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a tab was closed
+            super().handle_error(request, client_address)
 
 
 def main() -> int:

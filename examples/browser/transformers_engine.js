@@ -15,16 +15,15 @@ const DTYPES = {
     'onnx/model_q4.onnx': 'q4',
 };
 
-const vendor = new URL('vendor/', import.meta.url).href;
 env.allowLocalModels = true;
 env.allowRemoteModels = false;
 // Its cache goes by address: a bundle that changed would stay what it was.
 env.useBrowserCache = false;
 env.useWasmCache = false;
-env.backends.onnx.wasm.wasmPaths = {
-    mjs: `${vendor}ort-wasm-simd-threaded.asyncify.mjs`,
-    wasm: `${vendor}ort-wasm-simd-threaded.asyncify.wasm`,
-};
+
+// Its own choice, asyncify, is twice as large and has no CPU kernel of GatherBlockQuantized, with
+// which the embedding of int8 and int4 begins.
+const BUILDS = { wasm: 'ort-wasm-simd-threaded', webgpu: 'ort-wasm-simd-threaded.asyncify' };
 
 export async function load(bundle, name, { device, threads, report }) {
     const variant = bundle.variants[name];
@@ -37,14 +36,20 @@ export async function load(bundle, name, { device, threads, report }) {
         );
     }
     const place = new URL(bundle.url);
-    const parts = place.pathname.split('/').filter(Boolean);
-    env.localModelPath = new URL('..', place).href;
+    const folder = place.pathname.split('/').filter(Boolean).at(-1);
+    if (place.origin !== location.origin || !folder) {
+        throw new Error('transformers.js opens bundles in a folder of the server of this page only');
+    }
+    // As a path: of a whole address it believes that no tokenizer is there.
+    env.localModelPath = new URL('..', place).pathname;
+    const build = new URL(`vendor/${BUILDS[device]}`, import.meta.url).href;
+    env.backends.onnx.wasm.wasmPaths = { mjs: `${build}.mjs`, wasm: `${build}.wasm` };
     env.backends.onnx.wasm.numThreads = threads;
     let write;
     try {
-        write = await pipeline('text-generation', parts.at(-1), {
+        write = await pipeline('text-generation', folder, {
             device,
-            dtype: DTYPES[variant.model] ?? 'fp32',
+            ...named(variant),
             progress_callback: ({ status, file, loaded, total }) => {
                 if (status === 'progress') report(`${file}: ${loaded} of ${total} bytes`);
             },
@@ -64,13 +69,19 @@ function checkVariant(name, variant) {
         const why = variant.static ? 'is of fixed shapes' : `keeps its cache in ${variant.kv_dtype}`;
         throw new Error(`${name} ${why}, which transformers.js cannot run: choose another variant`);
     }
-    if (!(variant.model in DTYPES)) {
+    if (variant.files.some((file) => ![variant.model, `${variant.model}_data`].includes(file))) {
         throw new Error(
-            `transformers.js cannot be told where ${name} has its weights: choose ` +
-                'fp32, fp16, int8 or int4, or the other page',
+            `${name} has its weights in another variant's file, of which transformers.js cannot ` +
+                'be told: choose another variant, or the other page',
         );
     }
 }
+
+// Any other file is one of fp32 to transformers.js, of another name.
+const named = ({ model }) =>
+    DTYPES[model]
+        ? { dtype: DTYPES[model] }
+        : { dtype: 'fp32', model_file_name: model.split('/').at(-1).replace(/\.onnx$/, '') };
 
 async function generate(write, config, prompt, { count, temperature, onText, stopped }) {
     const given = write.tokenizer.encode(prompt).length;
