@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 _WEIGHT = 0.1  # of the newest guess in an average that forgets
+WORTH = 1.1  # times the tokens for the time, below which nothing is tried
 START = 0.08
 """What reading several tokens takes more than one, however many, as a share of a step of one."""
 
@@ -32,7 +33,7 @@ class Odds:
         once more guesses make fewer tokens for the time, still more do not make up for it.
         """
         chance = tokens = 1.0
-        best, best_speed, last_speed = 0, 1.0, 0.0
+        best, best_speed, last_speed = 0, WORTH, 0.0
         for count in range(1, limit + 1):
             chance *= self._chances[min(kind + count - 1, self._last)]
             tokens += chance
