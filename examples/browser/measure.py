@@ -1,6 +1,6 @@
 """What a bundle does in this machine's Chromium: both pages, every variant.
 
-    python examples/browser/measure.py BUNDLE [--threads 2] [--new-tokens 24] [--device webgpu] [--flags "..."]
+    python examples/browser/measure.py BUNDLE [--threads 2] [--new-tokens 24]
 
 Tokens are compared with those of gpt2edge's own runtime here, whose speed stands beside. A page
 writes its text three times; the rate is the median. Exits with 1 where tokens of fp32 differ.
