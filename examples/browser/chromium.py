@@ -5,11 +5,13 @@ https://chromedevtools.github.io/devtools-protocol/: one JSON object each way, a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,6 +23,14 @@ _FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe",
 )  # fmt: skip
 
+# Chromium reads descriptor 3 and writes descriptor 4.
+_EXEC = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
 
 class BrowserError(Exception):
     """Chromium, or the page in it, did not do what it was asked."""
@@ -31,14 +41,13 @@ class Chromium:
 
     def __init__(self, *flags: str, program: str = "chromium") -> None:
         self._profile = Path(tempfile.mkdtemp(prefix="gpt2edge-chromium-"))
-        theirs_in, self._out = os.pipe()
-        self._in, theirs_out = os.pipe()
+        theirs_in, self._out = _pipe()
+        self._in, theirs_out = _pipe()
         command: list[str] = [program, *_FLAGS, *flags, f"--user-data-dir={self._profile}"]
         if os.geteuid() == 0:
             command.append("--no-sandbox")  # it refuses to have one as root
-        # Chromium reads descriptor 3 and writes descriptor 4.
         self._process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command],
+            [sys.executable, "-c", _EXEC, str(theirs_in), str(theirs_out), *command],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             pass_fds=(theirs_in, theirs_out), start_new_session=True,
         )  # fmt: skip
@@ -119,3 +128,12 @@ class Chromium:
         line, _, self._read = self._read.partition(b"\0")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def _pipe() -> tuple[int, int]:
+    """Its two ends, neither of which is a 3 or 4 that the other's place would overwrite."""
+    ends = os.pipe()
+    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    return read, write

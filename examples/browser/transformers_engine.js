@@ -98,7 +98,6 @@ async function generate(write, config, prompt, { count, temperature, onText, sto
         skip_prompt: true,
         callback_function: onText,
         token_callback_function: (tokens) => {
-            // The prompt's come first, all at once.
             for (const token of tokens.map(Number)) {
                 if (token === config.eos_token_id) continue;
                 ids.push(token);
