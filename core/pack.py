@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .bundle import Bundle, BundleDraft
 from .errors import ConfigError
-from .files import link_or_copy, staged_folder
+from .files import staged_folder
 
 
 def pack(
@@ -16,8 +16,8 @@ def pack(
 ) -> Bundle:
     """Write a bundle at `target` that holds only these variants, and every companion file.
 
-    Files are linked where the file system can, else copied. What tools open unasked is fp32 where
-    it is among the variants, else the first listed. Raises ConfigError for no variant,
+    Files are copied, as what has a second name elsewhere could be changed there. What tools open
+    unasked is fp32 where it is among the variants, else the first listed. Raises ConfigError for no variant,
     BundleIncomplete for one that is not there, StorageError when `target` exists.
     """
     if not variants:
@@ -29,7 +29,8 @@ def pack(
         known = {name: info for name, info in bundle.manifest.files.items() if name not in left}
         for name in known:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(bundle.file(name), folder / name)
+            shutil.copyfile(bundle.file(name), folder / name)
+            shutil.copymode(bundle.file(name), folder / name)
         draft = BundleDraft(
             folder, dict(bundle.manifest.made_by), dict(bundle.manifest.source), chosen, known
         )

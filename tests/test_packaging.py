@@ -90,7 +90,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     }
     inside = {name for name in names if name.startswith("gpt2edge/")}
     worker = "gpt2edge/evals/runtimes/with_transformers_js.mjs"
-    assert inside == {*expected, "gpt2edge/py.typed", worker}
+    assert inside == {*expected, "gpt2edge/py.typed", "gpt2edge/providers.toml", worker}
 
 
 def test_the_wheel_says_what_it_is(wheel: Path) -> None:

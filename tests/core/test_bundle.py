@@ -399,7 +399,7 @@ def test_what_the_owner_put_beside_stays(bundle: Path) -> None:
     assert (bundle / "empty").is_dir()
     assert changed.manifest.files.keys() == {
         "config.json", "onnx/fp32.onnx", "onnx/fp32-portable.onnx", "onnx/int8.onnx",
-        "onnx/model.onnx_data",
+        "onnx/model.onnx_data", "genai_config.json",
     }  # fmt: skip
 
 

@@ -75,7 +75,11 @@ def example() -> Iterator[Any]:
 def browser(example: Any) -> Iterator[Any]:
     if shutil.which("chromium") is None:
         pytest.skip("chromium is not installed")
-    with example.chromium.Chromium() as opened:
+    try:
+        opened = example.chromium.Chromium()
+    except example.chromium.BrowserError as reason:
+        pytest.skip(f"chromium does not start here: {reason}")
+    with opened:
         yield opened
 
 
