@@ -117,6 +117,8 @@ class Bundle:
         return variant
 
     def _how_to_make(self, name: str) -> str:
+        if name in (f"{precision}-kv8" for precision in Precision):
+            return f" (`gpt2edge quantize {self.path} --recipe {name}` adds it)"
         if name not in GRAPH_FILES:
             return ""
         if name.startswith(Precision.FP32):

@@ -209,7 +209,10 @@ def test_a_budget_that_cannot_be_held_is_exit_code_1(
 
 
 def test_caches_of_int8(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ("--precision", "fp32", "--recipe", "int4", "--kv-cache", "int8", "--samples", 8)
+    code, _, err = run(capsys, "generate", bundle, "--precision", "int4-kv8", "The import")
+    assert code == 2
+    assert f"`gpt2edge quantize {bundle} --recipe int4-kv8` adds it" in err
+    asked = ("--precision", "fp32", "--recipe", "int4-kv8", "--kv-cache", "int8", "--samples", 8)
     code, out, err = run(capsys, "quantize", bundle, *asked, "--seed", 3, "--json")
     assert code == 0, err
     reports = {report["variant"]: report for report in json.loads(out)}
