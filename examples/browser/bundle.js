@@ -3,10 +3,10 @@
 const FORMAT = 'gpt2edge-bundle';
 const FORMAT_VERSION = 1;
 
-async function fetched(url, what) {
+async function fetched(url, what, options = {}) {
     let answer;
     try {
-        answer = await fetch(url);
+        answer = await fetch(url, options);
     } catch {
         throw new Error(`${what} cannot be reached at ${url}`);
     }
@@ -73,6 +73,13 @@ class Bundle {
             throw new Error(`${name} is damaged: its sha256 is not the manifest's`);
         }
         return bytes;
+    }
+
+    // For what another library reads by itself: that every file is there, and not its bytes.
+    async checkThere(names) {
+        for (const name of names) {
+            await fetched(this.url + name, `${name} of the bundle`, { method: 'HEAD' });
+        }
     }
 
     async readText(name) {

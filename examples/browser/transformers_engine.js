@@ -21,6 +21,8 @@ env.allowRemoteModels = false;
 env.useBrowserCache = false;
 env.useWasmCache = false;
 
+const COMPANIONS = ['config.json', 'generation_config.json', 'tokenizer.json', 'tokenizer_config.json'];
+
 // Its own choice, asyncify, is twice as large and has no CPU kernel of GatherBlockQuantized, with
 // which the embedding of int8 and int4 begins.
 const BUILDS = { wasm: 'ort-wasm-simd-threaded', webgpu: 'ort-wasm-simd-threaded.asyncify' };
@@ -28,6 +30,7 @@ const BUILDS = { wasm: 'ort-wasm-simd-threaded', webgpu: 'ort-wasm-simd-threaded
 export async function load(bundle, name, { device, threads, report }) {
     const variant = bundle.variants[name];
     checkVariant(name, variant);
+    await bundle.checkThere([...COMPANIONS, ...variant.files]);
     const config = await bundle.readJson('config.json');
     if (!config['transformers.js_config']) {
         throw new Error(
