@@ -17,8 +17,8 @@ def pack(
     """Write a bundle at `target` that holds only these variants, and every companion file.
 
     Files are copied, as what has a second name elsewhere could be changed there. What tools open
-    unasked is fp32 where it is among the variants, else the first listed. Raises ConfigError for no variant,
-    BundleIncomplete for one that is not there, StorageError when `target` exists.
+    unasked is fp32 where it is among the variants, else the first listed. Raises ConfigError for
+    no variant, BundleIncomplete for one that is not there, StorageError when `target` exists.
     """
     if not variants:
         raise ConfigError("name at least one variant to pack")

@@ -32,9 +32,6 @@ def work(tiny_folder: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("peers")
     (folder / "checkpoint").symlink_to(tiny_folder)
     shutil.copytree(tiny_bundle, folder / "bundle")
-    from peer_systems import prepare_bundle
-
-    prepare_bundle(str(tiny_folder), folder)  # adds the recipes that are benched
     return folder
 
 
@@ -48,12 +45,12 @@ def made(system: Any, vocab_size: int) -> list[int]:
 
 @pytest.mark.parametrize("name", ["transformers", "Optimum", "genai", "CTranslate2", "llama.cpp"])
 def test_a_peer_writes_what_gpt2edge_writes(work: Path, name: str) -> None:
-    from peer_systems import PEERS, peer_systems, variants_of
+    from peer_systems import PEERS, peer_systems, prepare_bundle, variants_of
 
     peer = next(peer for peer in PEERS if peer.name == name)
     if peer.environment and not peer.environment.is_ready:
         pytest.skip(f"no {peer.environment.folder}: `make bench-peers` makes it")
-    bundle = Bundle.open(work / "bundle")
+    bundle = prepare_bundle("the checkpoint there", work)  # adds the recipes that are benched
     ours = {s.precision: s for s in variants_of(bundle)}
     systems = peer_systems(peer, bundle, work)
     vocab_size = bundle.config.vocab_size
