@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from gpt2edge import Bundle
 from gpt2edge.errors import EvalError
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
