@@ -1,5 +1,6 @@
 """Guessing ahead: tokens a step and speed beside plain generation.
 
+    python benchmarks/speculative.py steps BUNDLE      what a step of several tokens takes
     python benchmarks/speculative.py replay BUNDLE     speed on given texts, any weights
     python benchmarks/speculative.py write BUNDLE TEXT what a trained model writes itself
     python benchmarks/speculative.py part BUNDLE TEXT  how often rounding variants part from plain
@@ -27,7 +28,10 @@ from gpt2edge.runtime import Model, Tokenizer, load
 from gpt2edge.runtime.shortcuts import Shortcuts
 
 PARTING_PROMPTS, PARTING_TOKENS = 50, 100
+SIZES = (1, 2, 3, 5, 9, 16)
 _HEAD = {
+    "steps": f"| variant | {' | '.join(f'{n} tokens' for n in SIZES)} |\n"
+    f"| --- |{' ---: |' * len(SIZES)}",
     "replay": "| variant | text | tokens | a step | guesses right | plain ms | ahead ms | speed |\n"
     "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     "write": "| variant | text | guesses by | a step | guesses right | speed | same text |\n"
@@ -41,7 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["replay", "write", "part"])
+    parser.add_argument("what", choices=["steps", "replay", "write", "part"])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("text", type=Path, nargs="?", help="held-out text that prompts come from")
     parser.add_argument("--variants", default="fp32,int8,int4")
@@ -53,7 +57,9 @@ def main() -> int:
     print(f"{machine()}, {options.threads} threads\n\n{_HEAD[options.what]}")
     for name in options.variants.split(","):
         model = load(options.bundle, name, threads=options.threads)
-        if options.what == "replay":
+        if options.what == "steps":
+            steps(model)
+        elif options.what == "replay":
             replay(model, options.repeats)
         elif options.text is None:
             parser.error(f"{options.what} needs a text")
@@ -62,6 +68,22 @@ def main() -> int:
         else:
             part(model, options.text)
     return 0
+
+
+def steps(model: Model, prompt: int = 128, turns: int = 15) -> None:
+    """Milliseconds of a step by its number of tokens, behind a prompt; medians, in turns."""
+    decoder = model.open_growing(1, prompt + max(SIZES))
+    decoder.extend(np.arange(prompt)[None])
+    taken: dict[int, list[float]] = {size: [] for size in SIZES}
+    for _ in range(turns):
+        for size, times in taken.items():
+            started = time.perf_counter()
+            decoder.extend(np.arange(size)[None], every=True)
+            times.append(1e3 * (time.perf_counter() - started))
+            decoder.rewind(prompt)
+    one, *_ = (median(times) for times in taken.values())
+    cells = (f"{median(times):.1f} ({median(times) / one:.2f}x)" for times in taken.values())
+    print(f"| {model.variant.name} | {' | '.join(cells)} |", flush=True)
 
 
 def replay(model: Model, repeats: int) -> None:
