@@ -87,6 +87,8 @@ class PeerReport:
                 peer = self.systems[other.name]
                 if peer.family == OURS or peer.precision != ours.precision:
                     continue
+                if not self._turns(row.name, threads) & self._turns(other.name, threads):
+                    continue  # rounds of other systems were added
                 parts = [("decode", 0), ("decode", -1), ("prefill", 0), ("prefill", -1)]
                 speeds = [
                     self._ratio(row.name, other.name, threads, part, place) for part, place in parts
@@ -95,6 +97,9 @@ class PeerReport:
                 shown = [f"{value:.2f}x" for value in [*speeds, memory]]
                 table.append([f"{row.name} / {other.name}", *shown])
         return table
+
+    def _turns(self, name: str, threads: int) -> set[int]:
+        return {run["round"] for run in self._of(name, threads)}
 
     @staticmethod
     def _ratio_heads(rows: Sequence[BenchRow]) -> list[str]:
