@@ -31,6 +31,8 @@ from gpt2edge.files import check_writable, read_json, write_file, write_json
 
 BUILD = Path(__file__).resolve().parent.parent / "build"
 TOOLS = ("gpt2edge", "onnxruntime", "numpy", "torch", "transformers")
+MOST_OTHER_WORK = 0.1
+MOST_TRIES = 3
 _MOST_JSON = 50_000_000
 
 
@@ -91,7 +93,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--add", action="store_true", help="to the runs that --output holds")
     parser.add_argument("--output", type=Path, help="path of .json, .md and .png, without these")
     options = parser.parse_args()
-    usual = ([128], [128], 16, 1) if options.quick else ([128, 900], [32, 128, 512], 64, 3)
+    usual = ([128], [128], 16, 1) if options.quick else ([128, 900], [32, 128, 512], 32, 3)
     for name, value in zip(("context", "prefill", "new_tokens", "rounds"), usual, strict=True):
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -144,13 +146,21 @@ def measure_all(
                         continue
                     run = {**where, "system": system.name}
                     try:
-                        with other_work() as other:
-                            run["result"] = system.measure({**settings, "threads": count})
-                        run["other_work"] = other.share
+                        run |= measured(system, {**settings, "threads": count})
                     except EvalError as reason:
                         run["error"] = str(reason)
                         broken.add(system.name)
                     runs.append(run)
+
+
+def measured(system: PeerSystem, job: dict[str, Any]) -> dict[str, Any]:
+    """A result and what other work took meanwhile; measured again where that was much."""
+    tries: list[dict[str, Any]] = []
+    while len(tries) < MOST_TRIES and all(one["other_work"] > MOST_OTHER_WORK for one in tries):
+        with other_work() as other:
+            result = system.measure(job)
+        tries.append({"result": result, "other_work": other.share})
+    return min(tries, key=lambda one: one["other_work"])
 
 
 if __name__ == "__main__":

@@ -77,15 +77,18 @@ class PeerReport:
 
     def ratios(self, threads: int) -> list[list[str]]:
         """Each of gpt2edge's variants over every peer of its precision, of the same round."""
-        table = [["", "decode", "decode, longest", "prefill, shortest", "prefill, longest", "RSS"]]
-        for row in self.rows[threads]:
+        rows = self.rows[threads]
+        table = [["", *self._ratio_heads(rows), "RSS"]] if rows else []
+        for row in rows:
             ours = self.systems[row.name]
             if ours.family != OURS:
                 continue
-            for other in self.rows[threads]:
+            for other in rows:
                 peer = self.systems[other.name]
                 if peer.family == OURS or peer.precision != ours.precision:
                     continue
+                if not self._turns(row.name, threads) & self._turns(other.name, threads):
+                    continue  # rounds of other systems were added
                 parts = [("decode", 0), ("decode", -1), ("prefill", 0), ("prefill", -1)]
                 speeds = [
                     self._ratio(row.name, other.name, threads, part, place) for part, place in parts
@@ -94,6 +97,18 @@ class PeerReport:
                 shown = [f"{value:.2f}x" for value in [*speeds, memory]]
                 table.append([f"{row.name} / {other.name}", *shown])
         return table
+
+    def _turns(self, name: str, threads: int) -> set[int]:
+        return {run["round"] for run in self._of(name, threads)}
+
+    @staticmethod
+    def _ratio_heads(rows: Sequence[BenchRow]) -> list[str]:
+        """The shortest and the longest of each."""
+        decode, prefill = rows[0].decode, rows[0].prefill
+        return [
+            *(f"decode @{decode[place].tokens}" for place in (0, -1)),
+            *(f"prefill {prefill[place].tokens}" for place in (0, -1)),
+        ]
 
     def _ratio(self, one: str, other: str, threads: int, part: str, place: int) -> float:
         def speeds(name: str) -> dict[int, float]:

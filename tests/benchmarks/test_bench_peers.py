@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,42 @@ def test_ratios_are_of_the_same_round() -> None:
     assert "* slow fp32: not measured: slow: fell over" in text
     assert "Other work took 25% of the cores" in text
     assert "| gpt2edge fp32 | 4.0 |" in text
+
+
+def test_what_other_work_disturbed_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench_peers
+    from other_work import OtherWork
+    from peer_systems import PeerSystem
+
+    shares = iter([0.5, 0.3, 0.4, 0.02])
+    monkeypatch.setattr(bench_peers, "other_work", lambda: nullcontext(OtherWork(next(shares))))
+    calls: list[int] = []
+    system = PeerSystem(
+        family="x", name="x", precision="fp32", size_bytes=1, step_bytes=1,
+        measure=lambda _: calls.append(0) or {"call": len(calls)},
+    )  # fmt: skip
+    kept = bench_peers.measured(system, {})
+    assert kept == {"result": {"call": 2}, "other_work": 0.3}  # the quietest of three
+    assert bench_peers.measured(system, {})["other_work"] == 0.02
+    assert len(calls) == 4
+
+
+def test_other_work_is_not_ones_own() -> None:
+    from other_work import other_work
+
+    spin = "import time; end = time.time() + 0.5\nwhile time.time() < end: pass"
+    with other_work() as alone:
+        subprocess.run([sys.executable, "-c", spin], check=True)
+    assert 0 <= alone.share <= 1
+    spinning = subprocess.Popen([sys.executable, "-c", spin.replace("0.5", "30")])
+    try:
+        with other_work() as beside:
+            time.sleep(0.7)
+    finally:
+        spinning.kill()
+        spinning.wait()
+    # A child that has not ended counts as another's.
+    assert beside.share > 0.05
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
