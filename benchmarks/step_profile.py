@@ -29,7 +29,7 @@ from gpt2edge.errors import Gpt2EdgeError
 from gpt2edge.evals.tables import markdown_table
 from gpt2edge.runtime import Model, load
 from gpt2edge.runtime.decoder import Decoder
-from gpt2edge.spec import SLOWER_FUSIONS
+from gpt2edge.runtime.session import open_session
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -105,15 +105,9 @@ def profile(
     """Operators by time: how often and how many microseconds a step."""
     variant = bundle.variant(name)
     with tempfile.TemporaryDirectory() as folder:
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 4
-        settings.intra_op_num_threads = options.threads
-        settings.enable_profiling = True
-        settings.profile_file_prefix = str(Path(folder) / "step")
-        session = ort.InferenceSession(
-            bundle.file(variant.model), settings, providers=["CPUExecutionProvider"],
-            disabled_optimizers=list(SLOWER_FUSIONS),
-        )  # fmt: skip
+        session = open_session(
+            bundle, variant, threads=options.threads, profile=Path(folder) / "step"
+        )
         decoder = Decoder(
             session, bundle.spec(variant), variant.graph, batch=1,
             capacity=options.context + options.tokens, window=bundle.config.n_positions,

@@ -100,6 +100,8 @@ def as_text(report: BundleDiff) -> str:
 
 
 def _table(variants: Sequence[VariantDiff]) -> list[str]:
+    from .evals.tables import aligned
+
     rows = [[
         "variant", "MB in A", "MB in B", "files", "graph", "weights", "mean KL", "top-1 %",
         "max logit diff",
@@ -118,14 +120,7 @@ def _table(variants: Sequence[VariantDiff]) -> list[str]:
             "" if drift is None else f"{100 * drift.top1_agreement:.2f}",
             v.no_drift if drift is None else f"{drift.max_abs_logit_diff:.3g}",
         ])  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned(rows)
 
 
 def _details(variant: VariantDiff) -> list[str]:

@@ -8,17 +8,23 @@ from pathlib import Path
 
 from .bundle import Bundle, BundleDraft
 from .errors import ConfigError
-from .files import staged_folder
+from .files import link_or_copy, staged_folder
 
 
 def pack(
-    bundle: Bundle, target: Path, variants: Sequence[str], *, overwrite: bool = False
+    bundle: Bundle,
+    target: Path,
+    variants: Sequence[str],
+    *,
+    overwrite: bool = False,
+    linked: bool = False,
 ) -> Bundle:
     """Write a bundle at `target` that holds only these variants, and every companion file.
 
-    Files are copied, as what has a second name elsewhere could be changed there. What tools open
-    unasked is fp32 where it is among the variants, else the first listed. Raises ConfigError for
-    no variant, BundleIncomplete for one that is not there, StorageError when `target` exists.
+    Files are copied, as what has a second name elsewhere could be changed there; `linked`, for a
+    bundle that is soon gone, links them where the file system can. What tools open unasked is fp32
+    where it is among the variants, else the first listed. Raises ConfigError for no variant,
+    BundleIncomplete for one that is not there, StorageError when `target` exists.
     """
     if not variants:
         raise ConfigError("name at least one variant to pack")
@@ -29,8 +35,8 @@ def pack(
         known = {name: info for name, info in bundle.manifest.files.items() if name not in left}
         for name in known:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.file(name), folder / name)
-            shutil.copymode(bundle.file(name), folder / name)
+            put = link_or_copy if linked else shutil.copy
+            put(bundle.file(name), folder / name)
         draft = BundleDraft(
             folder, dict(bundle.manifest.made_by), dict(bundle.manifest.source), chosen, known
         )

@@ -15,12 +15,12 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from .element_types import element_types
+from .spec import MICROSOFT
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 STANDARD = ("", "ai.onnx")
-MICROSOFT = "com.microsoft"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .bundle import Bundle, Variant
-from .errors import BundleCorrupt, Gpt2EdgeError
+from .bundle import Bundle
+from .errors import Gpt2EdgeError
+from .graph_file import read_graph
 from .provider_lists import (
     STANDARD,
     Placement,
@@ -63,7 +64,7 @@ def report_providers(bundle: Bundle) -> list[ProviderRow]:
     rows = []
     for name in bundle.manifest.variants:
         variant = bundle.variant(name)
-        model = _graph(bundle, variant)
+        model = read_graph(bundle.file(variant.model))  # of the weights only the names
         for provider in (CPU, *provider_lists(), *UNLISTED):
             ran, failed = None, ""
             if provider in installed:
@@ -137,17 +138,6 @@ def _on_cpu(model: ir.Model, kernels: Mapping[tuple[str, str], list[tuple[int, i
         return any(low <= opset <= high for low, high in kernels.get((domain, node.op_type), []))
 
     return placement(list(model.graph), takes)
-
-
-def _graph(bundle: Bundle, variant: Variant) -> ir.Model:
-    import onnx_ir as ir
-
-    path = bundle.file(variant.model)
-    try:
-        return ir.load(path)  # of the weights only the names are read
-    except Exception as reason:  # protobuf's and onnx_ir's errors have no common base
-        text = " ".join(str(reason).split())
-        raise BundleCorrupt(f"{path}: is no ONNX graph that can be read: {text}") from None
 
 
 def _ran_cell(row: ProviderRow) -> str:

@@ -24,6 +24,9 @@ It is an initializer that is also a graph input, so a tool that does not know it
 """
 LOGITS = "logits"
 
+MICROSOFT = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
+
 BATCH = "batch_size"
 SEQUENCE = "sequence_length"
 PAST = "past_sequence_length"

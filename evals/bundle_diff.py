@@ -12,6 +12,7 @@ import numpy as np
 
 from ..bundle import Bundle, Variant
 from ..errors import BundleIncomplete, EvalError
+from ..graph_file import read_graph
 from ..runtime import Model, load
 from .graph_diff import (
     GraphDiff,
@@ -20,7 +21,6 @@ from .graph_diff import (
     changes,
     diff_graphs,
     diff_weights,
-    read_graph,
 )
 from .scores import Ints
 from .text_source import EvalText

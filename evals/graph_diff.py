@@ -60,17 +60,6 @@ class TensorDiff:
     """Difference of two numbers at the same place, of integers too; None: not comparable."""
 
 
-def read_graph(path: Path) -> ir.Model:
-    """The graph; weights are not read. Needs onnx_ir. Raises BundleCorrupt."""
-    import onnx_ir as ir
-
-    try:
-        return ir.load(path)
-    except Exception as reason:  # protobuf's and onnx_ir's errors have no common base
-        text = " ".join(str(reason).split())
-        raise BundleCorrupt(f"{path}: is no ONNX graph that can be read: {text}") from None
-
-
 def diff_graphs(a: ir.Model, b: ir.Model) -> GraphDiff:
     nodes = [Counter(map(_node, model.graph)) for model in (a, b)]
     operators = [Counter(_operator(node) for node in model.graph) for model in (a, b)]
@@ -146,7 +135,7 @@ def _numbers(tensor: ir.TensorProtocol, folder: Path) -> NDArray[Any]:
     """The tensor's numbers in one row; of types that numpy lacks, their bytes.
 
     External ones are mapped here and not by onnx_ir, which refuses files that have two names, as
-    `gpt2edge pack` makes them: nothing is written here.
+    hard links make them: nothing is written here.
     """
     import onnx_ir as ir
 

@@ -167,17 +167,26 @@ def flips(report: EvalReport) -> list[str]:
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """`aligned`, with a line below the heads."""
+    lines = aligned(rows)
+    lines.insert(1, "  ".join("-" * width for width in _widths(rows)))
+    return lines
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns of fixed width, the first to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
+    widths = _widths(rows)
+    return [
         "  ".join(
             cell.rjust(width) if i else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return lines
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -20,10 +20,9 @@ import onnx_ir as ir
 
 from ..config import GPT2Config
 from ..errors import FusionError
-from ..spec import ATTENTION_MASK, INPUT_IDS
+from ..spec import ATTENTION_MASK, INPUT_IDS, MICROSOFT
 from .onnx_file import constant, drop_unused
 
-MICROSOFT = "com.microsoft"
 HEAD_MULTIPLE = 8
 
 

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ..errors import BundleCorrupt, BundleIncomplete, UnsafePath
 from ..files import inside
+from ..graph_file import read_graph
 
 EXTERNAL_FROM_BYTES = 1024  # below this, a tensor is kept in the graph, where tools can fold it
 ALIGNMENT = 64  # a cache line, and the widest vector register
@@ -122,11 +123,7 @@ def load_graph(path: Path) -> ir.Model:
     when they are missing, UnsafePath when they lie outside the graph's folder or
     under another name as well (a hard link).
     """
-    try:
-        model = ir.load(path)
-    except Exception as reason:  # protobuf's and onnx_ir's errors have no common base
-        text = " ".join(str(reason).split())
-        raise BundleCorrupt(f"{path}: is no ONNX graph that can be read: {text}") from None
+    model = read_graph(path)
     if not model.graph.outputs:
         raise BundleCorrupt(f"{path}: holds no graph")
     for value in model.graph.initializers.values():

@@ -18,8 +18,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..export.onnx_file import add_initializer, drop_unused
+from ..spec import MICROSOFT
 from .blocks import check_finite
-from .integer import MICROSOFT, Tensors, biased_output, take_place
+from .integer import Tensors, biased_output, take_place
 from .rounding import Floats, inverse
 
 

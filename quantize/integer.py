@@ -20,9 +20,8 @@ import onnx_ir as ir
 
 from ..errors import QuantizeError
 from ..export.onnx_file import add_initializer, constant, drop_unused, replace_value
+from ..spec import MICROSOFT
 from .blocks import BlockWeights
-
-MICROSOFT = "com.microsoft"
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, ir.TensorProtocol]

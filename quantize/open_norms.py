@@ -13,7 +13,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..export.onnx_file import replace_value
-from .integer import MICROSOFT
+from ..spec import MICROSOFT
 
 _BIAS_INPUT = {"MatMulNBits": 5, "DynamicQuantizeMatMul": 4}
 """Which input of these takes a bias (onnxruntime/docs/ContribOperators.md)."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 Ints = npt.NDArray[np.int64]
+_ALL = slice(None)
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
@@ -39,6 +40,15 @@ def taken_rows(
     new = np.zeros((len(rows), *shape[1:]), array.dtype)
     new[:, :, :length] = array[rows, :, :length]
     return ort.OrtValue.ortvalue_from_numpy(new)
+
+
+def columns(
+    value: ort.OrtValue, start: int, end: int, device: tuple[str, int], row: int | slice = _ALL
+) -> npt.NDArray[np.generic]:
+    """A copy of tokens `start` to `end` of `value` (B, N, L, D), of one row or of all."""
+    whole = _view(value) if device[0] == "cpu" and value.shape()[2] else value.numpy()
+    part: npt.NDArray[np.generic] = whole[row, ..., start:end, :].copy()
+    return part
 
 
 def _view(value: ort.OrtValue) -> npt.NDArray[np.generic]:

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from ..bundle import GraphKind
 from ..errors import RuntimeFailure
 from ..spec import GraphSpec, past_names, present_names
-from .cache_rows import taken_rows
+from .cache_rows import columns, taken_rows
 
 Ints = npt.NDArray[np.int64]
 Device = tuple[str, int]
@@ -118,7 +118,7 @@ class InPlaceCache:
 
     def read(self, row: int, start: int, end: int) -> Segment:
         """A copy of some columns of one row."""
-        return [buffer.numpy()[row, :, start:end].copy() for buffer in self.buffers]
+        return [columns(buffer, start, end, self.device, row) for buffer in self.buffers]
 
 
 class GrowingCache:
@@ -160,11 +160,11 @@ class GrowingCache:
         if self.values[0].shape()[2] > length:
             self.values = [
                 ort.OrtValue.ortvalue_from_numpy(
-                    np.ascontiguousarray(value.numpy()[:, :, :length]), *self.device
+                    columns(value, 0, length, self.device), *self.device
                 )
                 for value in self.values
             ]
 
     def read(self, row: int, start: int, end: int) -> Segment:
         """A copy of some columns of one row."""
-        return [value.numpy()[row, :, start:end].copy() for value in self.values]
+        return [columns(value, start, end, self.device, row) for value in self.values]

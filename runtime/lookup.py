@@ -10,10 +10,8 @@ from collections.abc import Iterable
 
 from .odds import Odds
 
-_LONG, _SHORT = (
-    4,
-    2,
-)  # tokens; a place that agrees in the long n-gram is better than one in the short
+# Tokens; a place that agrees in the long n-gram is better than one in the short.
+_LONG, _SHORT = 4, 2
 _MOST = 16  # agreeing tokens, above which longer agreement is no better
 MAX_DRAFT = 15  # tokens; the kernels' time for one token more rises beyond 16 rows
 

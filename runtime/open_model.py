@@ -11,6 +11,7 @@ from .huge_pages import anonymous_regions, start_moving
 from .model import Model
 from .prefix_cache import PrefixCache
 from .session import open_session
+from .setting_checks import check_number
 from .tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
 
 
@@ -64,8 +65,7 @@ def load(
 
 
 def _new_prefix_cache(megabytes: float, variant: Variant) -> PrefixCache | None:
-    if isinstance(megabytes, bool) or not isinstance(megabytes, int | float) or megabytes < 0:
-        raise ConfigError(f"prefix_cache_mb must be a number of at least 0, but is {megabytes!r}")
+    check_number("prefix_cache_mb", megabytes, low=0)
     if megabytes and variant.static is not None:
         raise ConfigError(f"variant {variant.name} has fixed shapes, and no prefixes")
     return PrefixCache(int(megabytes * 1e6)) if megabytes else None

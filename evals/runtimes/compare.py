@@ -11,6 +11,7 @@ import numpy as np
 
 from ...bundle import Precision
 from ...runtime import Tokenizer
+from ..report import finite
 from ..scores import Floats32
 from .expected import Expected, until_end
 from .questions import Questions
@@ -70,13 +71,9 @@ class Cell:
             "status": str(self.status),
             "largest": finite(self.largest),
             "tolerance": self.tolerance,
-            "cases": {name: finite(value) for name, value in (self.cases or {}).items()},
+            "cases": finite(dict(self.cases or {})),
             "why": list(self.why),
         }
-
-
-def finite(value: float | None) -> float | None:
-    return value if value is not None and np.isfinite(value) else None
 
 
 def tolerance(precision: Precision, expected: Expected, *, same_engine: bool) -> float:

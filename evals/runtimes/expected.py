@@ -9,7 +9,7 @@ import numpy as np
 
 from ...runtime import Tokenizer
 from ...runtime.generate import pad_left
-from ..scores import Floats32
+from ..scores import Floats32, token_nll
 from ..tasks.language_model import LanguageModel
 from .questions import Questions
 
@@ -83,7 +83,5 @@ def _nats(model: LanguageModel, tokenizer: Tokenizer, pair: tuple[str, str]) -> 
     ids = tokenizer.encode(context + continuation)
     count = len(ids) - len(tokenizer.encode(context))
     row = np.asarray(ids, np.int64)[None]
-    logits = model.logits(row, np.ones_like(row), last=count + 1)[0, :-1].astype(np.float64)
-    spread = logits - logits.max(-1, keepdims=True)
-    log_probs = spread - np.log(np.exp(spread).sum(-1, keepdims=True))
-    return float(log_probs[np.arange(count), ids[-count:]].sum())
+    logits = model.logits(row, np.ones_like(row), last=count + 1)[0, :-1]
+    return -float(token_nll(logits, row[0, -count:]).sum())

@@ -326,7 +326,8 @@ def _graph(
 ) -> dict[str, Any]:
     """The part of a job that is about one graph. packed: in a bundle that holds no other."""
     if packed:
-        pack(bundle, here.with_name(f"{here.name}-bundle"), [variant.name])
+        # Linked: it is gone with the answers, and weights take gigabytes.
+        pack(bundle, here.with_name(f"{here.name}-bundle"), [variant.name], linked=True)
     return {
         "model": variant.model,
         "kv_dtype": variant.kv_dtype,

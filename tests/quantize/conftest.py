@@ -15,8 +15,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from gpt2edge import Bundle, GPT2Config
+from gpt2edge.evals.held_out import HeldOut
 from gpt2edge.export.onnx_file import load_graph, save_graph, set_weights, write_weights
 from gpt2edge.quantize import BlockWeights, Calibration
+from gpt2edge.quantize.run_graph import last_logits, open_graph
 from gpt2edge.spec import GraphSpec, past_names
 
 Arrays = list[npt.NDArray[np.float32]]
@@ -147,3 +149,25 @@ def copied(tiny_bundle: Path, tmp_path: Path) -> Bundle:
 def calibration(portable: Portable) -> Calibration:
     """Random tokens: 12 samples of 64."""
     return Calibration(portable.ids(12, 64, seed=5), "random", "0" * 64, 5)
+
+
+@dataclass(frozen=True)
+class RandomTexts:
+    """What a search of the tiny bundle measures on, and what it calibrates on."""
+
+    held_out: HeldOut
+    calibration: Calibration
+
+
+@pytest.fixture(scope="session")
+def random_texts(tiny_bundle: Path) -> RandomTexts:
+    bundle = Bundle.open(tiny_bundle)
+    original = bundle.variant("fp32")
+    session = open_graph(bundle.file(original.model), threads=1)
+    rng = np.random.default_rng(0)
+    held_out = HeldOut(
+        rng.integers(0, bundle.config.vocab_size, 2000),
+        last_logits(session, bundle.spec(original)), bundle.config.vocab_size, window=64,
+    )  # fmt: skip
+    calibration = Calibration(rng.integers(0, bundle.config.vocab_size, (8, 32)), "ids", "0", 0)
+    return RandomTexts(held_out, calibration)

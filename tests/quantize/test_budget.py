@@ -40,25 +40,17 @@ Counted = tuple[Trials, Options, list[int]]
 
 
 @pytest.fixture(scope="module")
-def searched(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Counted:
-    bundle = Bundle.open(tiny_bundle)
-    original = bundle.variant("fp32")
-    session = open_graph(bundle.file(original.model), threads=1)
-    rng = np.random.default_rng(0)
-    held_out = HeldOut(
-        rng.integers(0, bundle.config.vocab_size, 2000),
-        last_logits(session, bundle.spec(original)), bundle.config.vocab_size, window=64,
-    )  # fmt: skip
+def searched(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory, random_texts) -> Counted:
     runs = [0]
 
     def measure(model: LastLogits) -> TextDrift:
         runs[0] += 1
-        return held_out.measure(model)
+        return random_texts.held_out.measure(model)
 
     log = TrialLog.open(tmp_path_factory.mktemp("log") / "trials.json", {"text": "random"})
-    trials = Trials(bundle, measure, log, threads=1)
-    calibration = Calibration(rng.integers(0, bundle.config.vocab_size, (8, 32)), "ids", "0", 0)
-    return trials, measure_options(trials, calibration, rounding=Rounding.SEARCH), runs
+    trials = Trials(Bundle.open(tiny_bundle), measure, log, threads=1)
+    options = measure_options(trials, random_texts.calibration, rounding=Rounding.SEARCH)
+    return trials, options, runs
 
 
 def test_a_size_is_held_with_less_drift_than_the_smallest(searched: Counted) -> None:

@@ -6,12 +6,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from gpt2edge import Bundle
-from gpt2edge.evals.held_out import HeldOut
-from gpt2edge.quantize import RECIPES, Calibration, Rounding, quantize, read_recipe, to_toml
+from gpt2edge.quantize import RECIPES, Rounding, quantize, read_recipe, to_toml
 from gpt2edge.quantize.budget import Found, least_drift
 from gpt2edge.quantize.named import CANDIDATES, NamedRecipes, less_drift, less_size
 from gpt2edge.quantize.options import measure_options
@@ -22,20 +20,14 @@ from gpt2edge.quantize.trial_log import TrialLog
 
 
 @pytest.fixture(scope="module")
-def named(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> NamedRecipes:
-    bundle = Bundle.open(tiny_bundle)
-    original = bundle.variant("fp32")
-    session = open_graph(bundle.file(original.model), threads=1)
-    rng = np.random.default_rng(0)
-    held_out = HeldOut(
-        rng.integers(0, bundle.config.vocab_size, 2000),
-        last_logits(session, bundle.spec(original)), bundle.config.vocab_size, window=64,
-    )  # fmt: skip
+def named(
+    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory, random_texts
+) -> NamedRecipes:
     log = TrialLog.open(tmp_path_factory.mktemp("named") / "trials.json", {})
-    trials = Trials(bundle, held_out.measure, log, threads=1)
-    calibration = Calibration(rng.integers(0, bundle.config.vocab_size, (8, 32)), "ids", "0", 0)
-    options = measure_options(trials, calibration, rounding=Rounding.SEARCH)
-    return NamedRecipes(trials, options, calibration, "mine")
+    measure = random_texts.held_out.measure
+    trials = Trials(Bundle.open(tiny_bundle), measure, log, threads=1)
+    options = measure_options(trials, random_texts.calibration, rounding=Rounding.SEARCH)
+    return NamedRecipes(trials, options, random_texts.calibration, "mine")
 
 
 def measured(bundle: Bundle, name: str, named: NamedRecipes) -> TextDrift:
