@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from .bundle import Bundle, GraphKind, Manifest, Precision, Variant
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from .runtime import Model, load
 
 __version__ = "0.1.0"
+
+# ONNX Runtime's packages (1.29 and later, on Linux, macOS, phones) report sessions to Microsoft and
+# keep a device id in the home folder, unless told not to before onnxruntime is imported. A value
+# that the user has set stands.
+os.environ.setdefault("XORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "PRESETS",

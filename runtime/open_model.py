@@ -8,6 +8,7 @@ from pathlib import Path
 from ..bundle import Bundle, Variant
 from ..errors import BundleIncomplete, ConfigError, TokenizerError
 from .huge_pages import anonymous_regions, start_moving
+from .mapped_files import drop_mapped_pages
 from .model import Model
 from .prefix_cache import PrefixCache
 from .session import open_session
@@ -61,6 +62,7 @@ def load(
     session = open_session(
         opened, variant, provider=provider, threads=threads, provider_options=provider_options
     )
+    drop_mapped_pages(opened.path)
     return Model(opened, variant, session, tokenizer, start_moving(before), prefix_cache)
 
 
