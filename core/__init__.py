@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 # ONNX Runtime's packages (1.29 and later, on Linux, macOS, phones) report sessions to Microsoft and
 # keep a device id in the home folder, unless told not to before onnxruntime is imported. A value
 # that the user has set stands.
-os.environ.setdefault("XORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "PRESETS",
