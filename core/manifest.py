@@ -37,6 +37,8 @@ GRAPH_FILES: Mapping[str, str] = {
     "int8": "onnx/model_int8.onnx",
     "int4": "onnx/model_q4.onnx",
 }
+ORT_SUFFIX = ".ort"
+"""By this end of a name ONNX Runtime, too, tells its own format from ONNX."""
 VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 TAKEN_NAMES: Mapping[str, str] = {
     "original": "what reports call the model that variants are compared with",
@@ -87,7 +89,7 @@ class Variant:
     precision: Precision
     graph: GraphKind
     model: str
-    """Path of the .onnx file inside the bundle."""
+    """Path of the .onnx file inside the bundle, or of one in ORT format (.ort)."""
     files: tuple[str, ...]
     """Every file that this variant needs, `model` among them."""
     opset: Mapping[str, int]
@@ -99,6 +101,11 @@ class Variant:
     """Measured when the variant was made; the keys say against what."""
     static: StaticShape | None = None
     """The fixed lengths of a graph for an NPU; None: they are dynamic."""
+
+    @property
+    def in_ort_format(self) -> bool:
+        """Whether only ONNX Runtime, minimal builds among them, reads the graph."""
+        return self.model.endswith(ORT_SUFFIX)
 
     @classmethod
     def from_dict(cls, name: str, data: Any, where: Path) -> Variant:
