@@ -55,7 +55,9 @@ them a plain `--minimal_build` is smaller.
 * **XNNPACK** has threads of its own. Give it those (`intra_op_num_threads`), and ONNX Runtime 1,
   with `session.intra_op.allow_spinning` = `0`; else the two compete. It takes the float products
   of `gpt2edge quantize BUNDLE --profile xnnpack`, and none of int8 and int4 variants.
-* **CoreML and QNN** take graphs of fixed shapes: `gpt2edge quantize BUNDLE --profile coreml|qnn`.
+* **CoreML and QNN** take graphs of fixed shapes: `gpt2edge quantize BUNDLE --profile coreml|qnn`
+  makes a pair, for prompts and for steps. Here each file holds the weights; as ONNX, packed without
+  `--for mobile` for a full runtime, the two share them.
 * Graphs of standard operators carry fusions for the nodes that no provider took. ONNX Runtime
   applies them with `session.enable_saved_runtime_optimizations` = `1`, for files that you trust.
 """

@@ -44,10 +44,15 @@ def pack(
 
 
 def chosen_variants(bundle: Bundle, names: Sequence[str]) -> dict[str, Variant]:
-    """The variants of these names. Raises ConfigError for none, BundleIncomplete."""
+    """The variants of these names, and their prefill graphs.
+
+    Raises ConfigError for no name, BundleIncomplete for one that is not there.
+    """
     if not names:
         raise ConfigError("name at least one variant to pack")
-    return {name: bundle.variant(name) for name in names}
+    chosen = {name: bundle.variant(name) for name in names}
+    beside = [variant.prefill for variant in chosen.values() if variant.prefill is not None]
+    return chosen | {name: bundle.variant(name) for name in beside}
 
 
 def companion_files(bundle: Bundle) -> set[str]:
