@@ -58,7 +58,7 @@ them a plain `--minimal_build` is smaller.
 * **CoreML and QNN** take graphs of fixed shapes: `gpt2edge quantize BUNDLE --profile coreml|qnn`
   makes a pair, for prompts and for steps. Here each file holds the weights; as ONNX, packed without
   `--for mobile` for a full runtime, the two share them.
-* Graphs of standard operators carry fusions for the nodes that no provider took. ONNX Runtime
+* Graphs of fixed shapes carry fusions for the nodes that no provider took. ONNX Runtime
   applies them with `session.enable_saved_runtime_optimizations` = `1`, for files that you trust.
 """
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .bundle import Bundle, BundleDraft, GraphKind, Variant
+from .bundle import Bundle, BundleDraft, Variant
 from .errors import ConfigError
 from .files import staged_folder
 from .manifest import ORT_SUFFIX
@@ -58,7 +58,8 @@ def pack_mobile(
     """Write a bundle of these variants in ORT format at `target`, with companions and MOBILE.md.
 
     Raises ConfigError for no variant, one that is in ORT format already or too large for it;
-    BundleIncomplete for one that is not there, ParityError, StorageError when `target` exists.
+    BundleIncomplete for one that is not there, ExportError (ParityError among them), StorageError
+    when `target` exists.
     """
     from .export.ort_format import VERSION, check_size, compare, required_operators, to_ort_format
 
@@ -79,7 +80,7 @@ def pack_mobile(
             folder, dict(bundle.manifest.made_by), dict(bundle.manifest.source), made, known
         )
         for name, variant in chosen.items():
-            standard = variant.graph is GraphKind.PORTABLE
+            standard = variant.static is not None  # made for a provider, which shall find its nodes
             path = str(PurePosixPath(variant.model).with_suffix(ORT_SUFFIX))
             graph, file = bundle.file(variant.model), draft.new_file(path)
             progress(f"{name}: writing ORT format")

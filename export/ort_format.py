@@ -4,9 +4,9 @@ The weights lie inside, in one flatbuffer, so a file has at most 2 GB (onnxrunti
 them outside in training checkpoints only; onnxruntime issues 16573 and 20077).
 
 Written at the extended level. The one above it, `all`, lays tensors out for the CPU that it runs on
-and, where this one has no float16 kernels, stores float16 weights as float32. Graphs of standard
-operators are written with their fusions saved beside the nodes and not applied, so that a provider
-such as CoreML or XNNPACK finds the operators that it takes.
+and, where this one has no float16 kernels, stores float16 weights as float32. A graph of standard
+operators that is made for a provider (CoreML, XNNPACK, QNN) is written with its fusions saved
+beside the nodes and not applied, so that the provider finds the operators that it takes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from ..errors import ConfigError, ParityError
+from ..errors import ConfigError, ExportError, ParityError
 from ..files import scratch_folder
 from ..spec import (
     ATTENTION_MASK,
@@ -56,7 +56,8 @@ def check_size(name: str, size_bytes: int) -> None:
 def to_ort_format(graph: Path, target: Path, *, standard: bool) -> None:
     """Write the ONNX file `graph` to `target` in ORT format.
 
-    `standard`: it is of standard operators and for any provider; its fusions are only saved.
+    `standard`: it is of standard operators, for a provider; its fusions are only saved. Raises
+    ExportError where ONNX Runtime cannot.
     """
     _convert(graph, target, fusions="save" if standard else None)
 
@@ -115,7 +116,13 @@ def _convert(graph: Path, target: Path, *, fusions: str | None) -> None:
     options.add_session_config_entry("session.qdqisint8allowed", "1")  # as ARM has it
     if fusions is not None:
         options.add_session_config_entry("optimization.minimal_build_optimizations", fusions)
-    _open(graph, _LEVELS.ORT_ENABLE_EXTENDED, options)
+    try:
+        _open(graph, _LEVELS.ORT_ENABLE_EXTENDED, options)
+    except Exception as reason:  # onnxruntime has no base class for its errors
+        text = " ".join(str(reason).split())
+        raise ExportError(
+            f"{graph}: onnxruntime {VERSION} cannot write it in ORT format: {text[:300]}"
+        ) from None
 
 
 def _open(

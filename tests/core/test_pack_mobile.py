@@ -21,20 +21,22 @@ from gpt2edge.errors import (
     BundleIncomplete,
     BundleVersion,
     ConfigError,
+    ExportError,
     ParityError,
     StorageError,
 )
 from gpt2edge.evals.bundle_diff import diff_bundles
 from gpt2edge.export import ort_format
-from gpt2edge.manifest import GraphKind
 from gpt2edge.pack_mobile import MobilePack, pack_mobile
 from gpt2edge.provider_report import provider_table, report_providers
+from gpt2edge.quantize import Calibration, quantize
 from gpt2edge.quantize.profiles import PROFILES
 from gpt2edge.quantize.static_variant import add_static_variant
 from gpt2edge.runtime import load
 from gpt2edge.spec import StaticShape
 
-NAMES = ("fp32", "fp32-portable", "fp16", "int8", "int4", "coreml")
+STATIC_INT8 = "int8-static-minmax"
+NAMES = ("fp32", "fp32-portable", "fp16", "int8", "int4", STATIC_INT8, "coreml")
 _ENTRY = re.compile(r"(\w+)(?:\{.*?\}\})?(?:,|$)")
 
 
@@ -43,6 +45,8 @@ def source(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("mobile") / "bundle"
     shutil.copytree(tiny_bundle, target)
     add_static_variant(Bundle.open(target), PROFILES["coreml"], StaticShape(sequence=4, past=60))
+    text = Calibration(np.random.default_rng(0).integers(0, 399, (8, 32)), "random", "0" * 64, 0)
+    quantize(Bundle.open(target), STATIC_INT8, calibration=text)
     return target
 
 
@@ -126,7 +130,7 @@ def optimized(graph: Path, target: Path, level: ort.GraphOptimizationLevel, styl
     return found
 
 
-@pytest.mark.parametrize("name", ["fp32", "int8", "int4", "coreml"])
+@pytest.mark.parametrize("name", ["fp32", "fp32-portable", "int8", "int4", "coreml"])
 def test_the_configuration_names_the_operators_of_the_graph(
     source: Path, tmp_path: Path, name: str
 ) -> None:
@@ -138,7 +142,7 @@ def test_the_configuration_names_the_operators_of_the_graph(
     assert plain == typed
     variant = bundle.variant(name)
     extended = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    styles = ["apply", "save"] if variant.graph is GraphKind.PORTABLE else [""]
+    styles = ["apply", "save"] if variant.static is not None else [""]
     want = set()
     for style in styles:
         # "save" is for ORT format only; what it leaves as it is, is the basic level.
@@ -221,6 +225,12 @@ def test_another_graph_is_no_success(
     with pytest.raises(ParityError, match=r"model_q4.ort: logits differs from model_q4.onnx's"):
         pack_mobile(Bundle.open(source), tmp_path / "new", ["int4"])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_graph_that_onnxruntime_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ExportError, match=r"model.onnx: onnxruntime .* cannot write it in ORT"):
+        ort_format.to_ort_format(tmp_path / "model.onnx", tmp_path / "model.ort", standard=False)
 
 
 def test_a_newer_format_says_so_in_one_line(damaged: Callable[..., Path]) -> None:
