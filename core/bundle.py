@@ -130,8 +130,11 @@ class Bundle:
         return inside(self.path, relative)
 
     def bytes_of(self, variant: Variant) -> int:
-        """What a device must store for this variant: its graph and weights."""
-        return sum(self.manifest.files[f].bytes for f in variant.files)
+        """What a device must store for this variant: graph and weights, a prefill graph's too."""
+        files = set(variant.files)
+        if variant.prefill is not None:
+            files.update(self.manifest.variants[variant.prefill].files)
+        return sum(self.manifest.files[f].bytes for f in files)
 
     def spec(self, variant: Variant) -> GraphSpec:
         return GraphSpec.of(self.config, kv_dtype=variant.kv_dtype, static=variant.static)
@@ -231,6 +234,12 @@ class BundleDraft:
         return path
 
     def add(self, variant: Variant) -> None:
+        """Add a variant, or replace the one of its name; a prefill graph goes with its variant."""
+        before = self.variants.get(variant.name)
+        if before is not None and before.prefill not in (None, variant.prefill):
+            left = self.variants.pop(before.prefill, None)
+            if left is not None:
+                self.new_file(left.model)  # unlinks it
         self.variants[variant.name] = variant
 
     def seal(self) -> None:
@@ -241,6 +250,7 @@ class BundleDraft:
         manifest = Manifest(
             made_by=self.made_by, source=self.source, files=files, variants=self.variants
         )
+        manifest.check_pairs(self.path / MANIFEST)
         (self.path / MANIFEST).unlink(missing_ok=True)
         write_json(self.path / MANIFEST, manifest.to_dict())
 

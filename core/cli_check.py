@@ -107,8 +107,9 @@ def _describe(target: str, config: GPT2Config, counts: ParameterCounts) -> str:
 
 
 def _variant_table(bundle: Bundle) -> str:
+    width = max([14, *map(len, bundle.manifest.variants)])
     head = (
-        f"{'variant':14} {'precision':9} {'graph':9} {'opset':>5} {'MB':>9} "
+        f"{'variant':{width}} {'precision':9} {'graph':9} {'opset':>5} {'MB':>9} "
         f"{'KV cache':>8} {'KiB/token':>9}"
     )
     lines = ["", f"{head}  parity when it was made"]
@@ -121,9 +122,10 @@ def _variant_table(bundle: Bundle) -> str:
         )
         if variant.static is not None:
             fixed = dataclasses.asdict(variant.static).items()
-            measured = ", ".join([*(f"{n} {length}" for n, length in fixed), measured])
+            beside = [f"prefill {variant.prefill}"] if variant.prefill else []
+            measured = ", ".join([*(f"{n} {length}" for n, length in fixed), *beside, measured])
         lines.append(
-            f"{variant.name:14} {variant.precision!s:9} {variant.graph!s:9} "
+            f"{variant.name:{width}} {variant.precision!s:9} {variant.graph!s:9} "
             f"{variant.opset.get('ai.onnx', 0):>5} {bundle.bytes_of(variant) / 1e6:>9.1f} "
             f"{variant.kv_dtype:>8} {bundle.spec(variant).cache_bytes(1, 1) / 1024:>9.2f}  "
             f"{measured}"

@@ -108,14 +108,17 @@ def _table(variants: Sequence[VariantDiff]) -> list[str]:
     ]]  # fmt: skip
     for v in variants:
         drift = v.drift
-        graph = v.same_files or (v.graph is not None and v.graph.equal)
+        graph = "equal" if v.same_files or (v.graph is not None and v.graph.equal) else "differs"
+        weights = f"{len(v.weights)} differ" if v.weights else "equal"
+        if v.graph is None and not v.same_files:
+            graph = weights = "not read"
         rows.append([
             v.a if v.a == v.b else f"{v.a}, {v.b}",
             f"{v.bytes[0] / 1e6:.2f}",
             f"{v.bytes[1] / 1e6:.2f}",
             "equal" if v.same_files else "differ",
-            "equal" if graph else "differs",
-            f"{len(v.weights)} differ" if v.weights else "equal",
+            graph,
+            weights,
             "" if drift is None else f"{drift.mean_kl_nats:.2e}",
             "" if drift is None else f"{100 * drift.top1_agreement:.2f}",
             v.no_drift if drift is None else f"{drift.max_abs_logit_diff:.3g}",

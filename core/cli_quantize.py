@@ -107,7 +107,14 @@ def _list(context: click.Context, _option: click.Parameter, asked: bool) -> None
     "--profile", metavar="qnn|coreml|xnnpack", help="A graph of fixed shapes for that NPU provider."
 )
 @click.option(
-    "--sequence", type=_COUNT, default=1, show_default=True, help="New tokens a call, of --profile."
+    "--prefill",
+    type=click.IntRange(min=0),
+    metavar="TOKENS",
+    help="Of --profile: a second graph reads so many tokens of a prompt a call; default: 64, "
+    "0: none.",
+)
+@click.option(
+    "--sequence", type=_COUNT, help="Of --profile: one graph of so many new tokens a call."
 )
 @click.option("--past", type=_COUNT, help="Cache slots, of --profile; default: 255.")
 @click.option("--name", help="What the variant is called; default: as its recipe.")
@@ -149,7 +156,8 @@ def quantize(
     max_size: int | None,
     max_ppl_increase: float | None,
     profile: str | None,
-    sequence: int,
+    prefill: int | None,
+    sequence: int | None,
     past: int | None,
     name: str | None,
     block_size: int | None,
@@ -208,12 +216,12 @@ def quantize(
         if block_size is not None:
             raise ConfigError("a profile has no blocks; leave --block-size out")
         make_profile(
-            bundle, profile, sequence=sequence, past=past, name=name, calibration=calibration,
-            samples=samples, seed=seed or 0, as_json=as_json,
+            bundle, profile, sequence=sequence, prefill=prefill, past=past, name=name,
+            calibration=calibration, samples=samples, seed=seed or 0, as_json=as_json,
         )  # fmt: skip
         return
-    if past is not None or sequence != 1:
-        raise ConfigError("--sequence and --past are for --profile")
+    if not past is sequence is prefill is None:
+        raise ConfigError("--sequence, --prefill and --past are for --profile")
     search = Search(
         bundle=bundle, calibration=calibration, samples=samples, seed=seed, text=text,
         max_tokens=max_tokens, work=work, threads=threads, keep_fast=keep_fast,

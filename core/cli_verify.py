@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -96,27 +97,58 @@ def _by_name(pythons: Sequence[str]) -> dict[str, str]:
 
 @click.command(
     short_help="A bundle of some of another's variants.",
-    epilog=example("gpt2edge pack bundle --variant int4 -o to-ship"),
+    epilog=example(
+        "gpt2edge pack bundle --variant int4 -o to-ship\n"
+        "  gpt2edge pack bundle --variant int4 --for mobile -o phone"
+    ),
 )
 @click.argument("bundle", type=_PATH)
 @click.option("--variant", "variants", multiple=True, required=True, help="May be repeated.")
+@click.option(
+    "--for",
+    "purpose",
+    type=click.Choice(["mobile"]),
+    help="mobile: graphs in ORT format, and the operators that a reduced onnxruntime needs.",
+)
 @click.option("-o", "--output", type=_PATH, required=True, help="Folder of the new bundle.")
 @force_option
 @json_option
-def pack(bundle: Path, variants: tuple[str, ...], output: Path, force: bool, as_json: bool) -> None:
+def pack(
+    bundle: Path,
+    variants: tuple[str, ...],
+    purpose: str | None,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Write a bundle that holds only these variants of BUNDLE, and what tools read beside them.
 
     Tools that open one variant unasked (onnxruntime-genai, transformers.js,
     lm-evaluation-harness, Optimum) open fp32 where it is among them, else the first.
+
+    --for mobile writes each graph with its weights as one .ort file, compared with the ONNX graph
+    on the CPU, and MOBILE.md, which says how to build the smallest runtime for it.
     """
     from .bundle import Bundle
     from .pack import pack as run
+    from .pack_mobile import pack_mobile
 
-    made = run(Bundle.open(bundle), output, variants, overwrite=force)
-    total = sum(record.bytes for record in made.manifest.files.values())
-    if as_json:
+    facts: dict[str, Any]
+    if purpose == "mobile":
+        packed = pack_mobile(
+            Bundle.open(bundle), output, variants, overwrite=force, progress=note_progress
+        )
+        note_progress("")
+        made, facts = packed.bundle, packed.to_dict()
+        worst = max(packed.differences.values())
+        beside = f"; largest difference of a logit from the ONNX graphs: {worst:.1e}"
+    else:
+        made = run(Bundle.open(bundle), output, variants, overwrite=force)
+        total = sum(record.bytes for record in made.manifest.files.values())
         facts = {"bundle": str(output), "variants": list(made.manifest.variants), "bytes": total}
+        beside = ""
+    if as_json:
         click.echo(json.dumps(facts))
     else:
         names = ", ".join(made.manifest.variants)
-        click.echo(f"{output}: {names}, {total / 1e6:.1f} MB in all")
+        click.echo(f"{output}: {names}, {facts['bytes'] / 1e6:.1f} MB in all{beside}")

@@ -35,7 +35,12 @@ _FLOATS = ("float32", "float16")
 
 
 def opens_elsewhere(variant: Variant) -> bool:
-    """Whether tools that make an empty cache of floats, and let it grow, can run the variant."""
+    """Whether tools that open ONNX, make an empty cache of floats, and let it grow, can run it."""
+    return has_plain_cache(variant) and not variant.in_ort_format
+
+
+def has_plain_cache(variant: Variant) -> bool:
+    """Whether the cache is empty at first, grows, and holds floats."""
     return variant.static is None and variant.kv_dtype in _FLOATS
 
 
@@ -54,6 +59,8 @@ def genai_config(config: GPT2Config, variant: Variant) -> dict[str, Any]:
     """
     if not opens_elsewhere(variant):
         why = "is of fixed shapes" if variant.static else f"keeps its cache in {variant.kv_dtype}"
+        if variant.in_ort_format:
+            why = "is in ORT format"
         raise ConfigError(f"variant {variant.name} {why}, which onnxruntime-genai cannot run")
     ends = {
         "bos_token_id": config.bos_token_id,

@@ -8,9 +8,10 @@
     source           {"checkpoint": text, "parameters": count, "weights": {file: sha256 hex}}
     files            {path: {"bytes": n, "sha256": hex}}     every file but the manifest
     variants         {name: {precision, graph, model, files, opset, kv_dtype, made_by,
-                             quantization, fusion, parity, static}}
+                             quantization, fusion, parity, static, prefill}}
 
-`static`, {batch, sequence, past}, is there for a graph of fixed shapes only.
+`static`, {batch, sequence, past}, is there for a graph of fixed shapes only, and `prefill` where
+another such graph, the variant of that name, reads prompts into its cache.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ GRAPH_FILES: Mapping[str, str] = {
     "int8": "onnx/model_int8.onnx",
     "int4": "onnx/model_q4.onnx",
 }
+ORT_SUFFIX = ".ort"
+"""By this end of a name ONNX Runtime, too, tells its own format from ONNX."""
 VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 TAKEN_NAMES: Mapping[str, str] = {
     "original": "what reports call the model that variants are compared with",
@@ -87,7 +90,7 @@ class Variant:
     precision: Precision
     graph: GraphKind
     model: str
-    """Path of the .onnx file inside the bundle."""
+    """Path of the .onnx file inside the bundle, or of one in ORT format (.ort)."""
     files: tuple[str, ...]
     """Every file that this variant needs, `model` among them."""
     opset: Mapping[str, int]
@@ -99,6 +102,13 @@ class Variant:
     """Measured when the variant was made; the keys say against what."""
     static: StaticShape | None = None
     """The fixed lengths of a graph for an NPU; None: they are dynamic."""
+    prefill: str | None = None
+    """The variant of fixed shapes that reads prompts into this one's cache, many tokens a call."""
+
+    @property
+    def in_ort_format(self) -> bool:
+        """Whether only ONNX Runtime, minimal builds among them, reads the graph."""
+        return self.model.endswith(ORT_SUFFIX)
 
     @classmethod
     def from_dict(cls, name: str, data: Any, where: Path) -> Variant:
@@ -133,6 +143,8 @@ class Variant:
         growing = variant.graph is GraphKind.PORTABLE or variant.static is not None
         if variant.kv_dtype == "int8" and growing:
             raise BundleCorrupt(f"{what}: kv_dtype int8 is for fused graphs of dynamic shapes only")
+        if variant.prefill is not None and not isinstance(variant.prefill, str):
+            raise BundleCorrupt(f"{what}: prefill is {quoted(variant.prefill)}, expected a name")
         if not all(isinstance(f, str) for f in variant.files) or variant.model not in variant.files:
             raise BundleCorrupt(f"{what}: its files lack its model")
         return variant
@@ -142,6 +154,8 @@ class Variant:
         del data["name"]
         if self.static is None:
             del data["static"]  # which readers from before it was known would refuse
+        if self.prefill is None:
+            del data["prefill"]
         return {**data, "precision": str(self.precision), "graph": str(self.graph)}
 
 
@@ -198,7 +212,24 @@ class Manifest:
                 )
         ours = [name for name in GRAPH_FILES if name in variants]
         variants = {k: variants[k] for k in [*ours, *sorted(variants.keys() - GRAPH_FILES.keys())]}
-        return cls(made_by=data["made_by"], source=data["source"], files=files, variants=variants)
+        made = cls(made_by=data["made_by"], source=data["source"], files=files, variants=variants)
+        made.check_pairs(path)
+        return made
+
+    def check_pairs(self, where: Path) -> None:
+        """BundleCorrupt unless each `prefill` is a graph whose cache is that of its variant."""
+        for variant in self.variants.values():
+            if variant.prefill is None:
+                continue
+            what = f"{where}: variant {quoted(variant.name)}: prefill {quoted(variant.prefill)}"
+            other = self.variants.get(variant.prefill)
+            if other is None:
+                raise BundleCorrupt(f"{what} is no variant")
+            one, two = variant.static, other.static
+            if one is None or two is None or (one.batch, one.past) != (two.batch, two.past):
+                raise BundleCorrupt(f"{what} has a cache of another shape")
+            if (variant.kv_dtype, variant.precision) != (other.kv_dtype, other.precision):
+                raise BundleCorrupt(f"{what} is of another precision")
 
     def to_dict(self) -> dict[str, Any]:
         return {

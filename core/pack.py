@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from .bundle import Bundle, BundleDraft
+from .bundle import Bundle, BundleDraft, Variant
 from .errors import ConfigError
 from .files import link_or_copy, staged_folder
 
@@ -26,13 +26,11 @@ def pack(
     where it is among the variants, else the first listed. Raises ConfigError for no variant,
     BundleIncomplete for one that is not there, StorageError when `target` exists.
     """
-    if not variants:
-        raise ConfigError("name at least one variant to pack")
-    chosen = {name: bundle.variant(name) for name in variants}
-    left = {file for variant in bundle.manifest.variants.values() for file in variant.files}
-    left -= {file for variant in chosen.values() for file in variant.files}
+    chosen = chosen_variants(bundle, variants)
+    kept = {file for variant in chosen.values() for file in variant.files}
+    kept |= companion_files(bundle)
     with staged_folder(target, overwrite=overwrite) as folder:
-        known = {name: info for name, info in bundle.manifest.files.items() if name not in left}
+        known = {name: info for name, info in bundle.manifest.files.items() if name in kept}
         for name in known:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             put = link_or_copy if linked else shutil.copy
@@ -43,3 +41,21 @@ def pack(
         draft.seal()
     shutil.copymode(bundle.path, target)
     return Bundle.open(target)
+
+
+def chosen_variants(bundle: Bundle, names: Sequence[str]) -> dict[str, Variant]:
+    """The variants of these names, and their prefill graphs.
+
+    Raises ConfigError for no name, BundleIncomplete for one that is not there.
+    """
+    if not names:
+        raise ConfigError("name at least one variant to pack")
+    chosen = {name: bundle.variant(name) for name in names}
+    beside = [variant.prefill for variant in chosen.values() if variant.prefill is not None]
+    return chosen | {name: bundle.variant(name) for name in beside}
+
+
+def companion_files(bundle: Bundle) -> set[str]:
+    """The files that belong to no variant: config, tokenizer, what other tools read."""
+    held = {file for variant in bundle.manifest.variants.values() for file in variant.files}
+    return bundle.manifest.files.keys() - held

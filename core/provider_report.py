@@ -54,7 +54,8 @@ class ProviderRow:
 
 
 def report_providers(bundle: Bundle) -> list[ProviderRow]:
-    """A row for each variant and provider. Needs onnx_ir, and no torch.
+    """A row for each variant and provider; of a variant in ORT format, which is run and not read,
+    for each provider that is installed. Needs onnx_ir, and no torch.
 
     Raises ImportError where it is missing, BundleError for a bundle that cannot be read.
     """
@@ -64,8 +65,11 @@ def report_providers(bundle: Bundle) -> list[ProviderRow]:
     rows = []
     for name in bundle.manifest.variants:
         variant = bundle.variant(name)
-        model = read_graph(bundle.file(variant.model))  # of the weights only the names
+        # Of the weights only the names.
+        model = None if variant.in_ort_format else read_graph(bundle.file(variant.model))
         for provider in (CPU, *provider_lists(), *UNLISTED):
+            if model is None and provider not in installed:
+                continue  # neither read nor run
             ran, failed = None, ""
             if provider in installed:
                 try:
@@ -105,11 +109,17 @@ def provider_table(rows: list[ProviderRow]) -> str:
 def _row(
     variant: str,
     provider: str,
-    model: ir.Model,
+    model: ir.Model | None,
     kernels: Mapping[tuple[str, str], list[tuple[int, int]]] | None,
     ran: Ran | None,
     failed: str,
 ) -> ProviderRow:
+    """`model` None: the variant's graph is in ORT format."""
+    if model is None:
+        return ProviderRow(
+            variant=variant, provider=provider, listed=None, ran=ran, failed=failed,
+            source="a graph in ORT format is not read; see the bundle that it was packed from",
+        )  # fmt: skip
     if provider == CPU:
         return ProviderRow(
             variant=variant, provider=provider, ran=ran, failed=failed,

@@ -67,6 +67,7 @@ class VariantDiff:
     facts: list[Pair]
     """What the manifest says of the two, as `quantization.recipe.layers...`."""
     graph: GraphDiff | None = None
+    """None: files are the same, or one is in ORT format, which is not read."""
     weights: list[TensorDiff] = field(default_factory=list)
     drift: DriftBetween | None = None
     no_drift: str = ""
@@ -218,15 +219,16 @@ def _compare(
     if found.same_files:
         return found
     progress(f"comparing {one.name} and {other.name}")
+    drift, why = _drift(a, b, one, other, rows, threads)
+    found = dataclasses.replace(found, drift=drift, no_drift=why)
+    if one.in_ort_format or other.in_ort_format:
+        return found
     paths = a.file(one.model), b.file(other.model)
     graphs = read_graph(paths[0]), read_graph(paths[1])
-    drift, why = _drift(a, b, one, other, rows, threads)
     return dataclasses.replace(
         found,
         graph=diff_graphs(*graphs),
         weights=diff_weights(*graphs, (paths[0].parent, paths[1].parent)),
-        drift=drift,
-        no_drift=why,
     )
 
 

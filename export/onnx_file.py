@@ -7,7 +7,7 @@ fused graph of one bundle point to the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,30 @@ def write_weights(
                 base_dir=path.parent,
             )
     return placed
+
+
+def write_shared(
+    path: Path, graphs: Sequence[tuple[ir.Model, Mapping[str, ir.TensorProtocol]]]
+) -> None:
+    """Write the large tensors of several graphs to `path`, those that are alike once.
+
+    Alike are tensors of the same name and bytes. Each graph is given its tensors as `write_weights`
+    returns them; one that has another graph's name and other bytes stays within its own graph.
+    """
+    every: dict[str, ir.TensorProtocol] = {}
+    for _, tensors in graphs:
+        every = {**tensors, **every}
+    placed = write_weights(path, every)
+    for model, tensors in graphs:
+        own = {
+            name: placed[name] if _alike(tensor, every[name]) else tensor
+            for name, tensor in tensors.items()
+        }
+        set_weights(model, own)
+
+
+def _alike(one: ir.TensorProtocol, other: ir.TensorProtocol) -> bool:
+    return one is other or (one.dtype == other.dtype and np.array_equal(one.numpy(), other.numpy()))
 
 
 def set_weights(model: ir.Model, tensors: Mapping[str, ir.TensorProtocol]) -> None:

@@ -85,6 +85,22 @@ def find_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
+def prefill_shape(decode: StaticShape, sequence: int, config: GPT2Config) -> StaticShape:
+    """The graph that reads a prompt, `sequence` tokens a call, into the cache of `decode`.
+
+    Its past and sequence may exceed the context window together: slots that no token of a text
+    within the window could fill stay masked. Raises ConfigError for more tokens than the window
+    has, or no more than `decode` reads.
+    """
+    longest = min(decode.past + 1, config.n_positions)
+    if not decode.sequence < sequence <= longest:
+        raise ConfigError(
+            f"prefill must lie in {decode.sequence + 1} to {longest}, the longest text that a past "
+            f"of {decode.past} allows, but is {sequence}"
+        )
+    return StaticShape(batch=decode.batch, sequence=sequence, past=decode.past)
+
+
 def check_static(shape: StaticShape, config: GPT2Config) -> None:
     """ConfigError when a cache of that length does not fit into the context window."""
     if shape.total > config.n_positions:
@@ -101,15 +117,19 @@ def make_profile_graph(
     shape: StaticShape = DECODE,
     ranges: Mapping[str, Range] | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    *,
+    beside_decode: bool = False,
 ) -> StaticWeights:
     """Change `model`, the portable fp32 graph, in place to what `profile` says.
 
+    beside_decode: `shape` is of `prefill_shape`, which has checked it.
     `ranges`: for a profile with QDQ, those of `observed_tensors` on the flat graph. Returns the
     tensors to store by name, and which weights were replaced: none without QDQ, where the graph
     reads the portable variant's own weights. Raises ConfigError, QuantizeError or FusionError; the
     model is then of no use.
     """
-    check_static(shape, config)
+    if not beside_decode:
+        check_static(shape, config)
     flatten_rows(model, config.n_embd)
     fix_shapes(model, GraphSpec.of(config, static=shape))
     if profile.spell_gelu:

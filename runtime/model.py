@@ -39,7 +39,7 @@ from .run_rows import run_rows
 from .session import device_of, plain_reason
 from .settings import Settings, read_settings
 from .shortcuts import Shortcuts
-from .static_decoder import StaticDecoder
+from .static_decoder import StaticDecoder, StaticGraph
 from .stop_text import RowText
 from .text_stream import TextStream
 from .tokenizer import Tokenizer
@@ -58,12 +58,14 @@ class Model:
         tokenizer: Tokenizer | None,
         mover: threading.Thread | None = None,
         prefix_cache: PrefixCache | None = None,
+        prefill: ort.InferenceSession | None = None,
     ) -> None:
+        """prefill: of the variant's graph for prompts, where its shapes are fixed."""
         self.bundle = bundle
         self.variant = variant
         self.tokenizer = tokenizer
         self.prefix_cache = prefix_cache
-        self._session = session
+        self._session, self._prefill = session, prefill
         self._mover = mover
         self._device = device_of(session)
         self._keeps = any(
@@ -324,7 +326,12 @@ class Model:
         static = self.variant.static
         if static is None:
             raise RuntimeFailure(f"variant {self.variant.name} has no fixed shapes")
-        return StaticDecoder(self._session, self.spec, static, batch=batch)
+        prefill = None
+        if self._prefill is not None and self.variant.prefill is not None:
+            beside = self.bundle.manifest.variants[self.variant.prefill].static
+            prefill = StaticGraph(self._prefill, beside or static)
+        graph = StaticGraph(self._session, static)
+        return StaticDecoder(graph, self.spec, batch=batch, prefill=prefill)
 
     @property
     def _bounds(self) -> GPT2Config:

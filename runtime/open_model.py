@@ -62,8 +62,14 @@ def load(
     session = open_session(
         opened, variant, provider=provider, threads=threads, provider_options=provider_options
     )
+    prefill = None
+    if variant.prefill is not None:
+        beside = opened.variant(variant.prefill)
+        prefill = open_session(
+            opened, beside, provider=provider, threads=threads, provider_options=provider_options
+        )
     drop_mapped_pages(opened.path)
-    return Model(opened, variant, session, tokenizer, start_moving(before), prefix_cache)
+    return Model(opened, variant, session, tokenizer, start_moving(before), prefix_cache, prefill)
 
 
 def _new_prefix_cache(megabytes: float, variant: Variant) -> PrefixCache | None:

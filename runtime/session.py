@@ -12,6 +12,7 @@ from ..bundle import Bundle, Variant
 from ..errors import (
     BundleCorrupt,
     BundleIncomplete,
+    BundleVersion,
     ConfigError,
     Gpt2EdgeError,
     ProviderUnavailable,
@@ -36,6 +37,7 @@ _DTYPES = {
     "tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16",
     "tensor(int8)": "int8",
 }  # fmt: skip
+_ORT_VERSION = re.compile(r"ORT format model version \[(.*?)\] is not supported")
 _LONGEST_REASON = 400
 _QUIET = 4  # fatal only: errors come as exceptions, and are told once
 
@@ -69,7 +71,8 @@ def open_session(
     other defaults stand: neither its memory arena nor its pattern planning changed decoding on the
     CPU, and worker threads that spin between steps made it a quarter faster on an idle machine.
 
-    Raises ProviderUnavailable, ConfigError, BundleCorrupt, BundleIncomplete or UnsafePath.
+    Raises ProviderUnavailable, ConfigError, BundleCorrupt, BundleIncomplete, BundleVersion or
+    UnsafePath.
     """
     full = find_provider(provider)
     options = ort.SessionOptions()
@@ -146,6 +149,14 @@ def _plain(path: Path, provider: str, reason: Exception) -> Gpt2EdgeError:
         return UnsafePath(f"{path}: its weights lie outside the bundle: {text}")
     if "External data path does not exist" in text:
         return BundleIncomplete(f"{path}: a file of its weights is missing: {text}")
+    if version := _ORT_VERSION.search(text):
+        return BundleVersion(
+            f"{path}: its ORT format, version {version[1]}, is newer than onnxruntime "
+            f"{ort.__version__} reads; upgrade onnxruntime, or pack the bundle again with this one "
+            "(`gpt2edge pack --for mobile`)"
+        )
+    if "ORT model verification failed" in text:
+        return BundleCorrupt(f"{path}: is damaged, or not in ORT format")
     started = not isinstance(reason, RuntimeError) and not re.search("provider|cuda", text, re.I)
     if provider != _CPU and not started:
         return ProviderUnavailable(f"{provider} could not be started: {text}")

@@ -5,7 +5,8 @@
     after   the call's new columns join the cache on the right, which moves left by as many
 
 Only a prompt's first call fills up, so that the others, a step of one token in a graph for one
-among them, are full.
+among them, are full. A pair of graphs has one for prompts, of many tokens a call, and one for
+steps; they share the cache.
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class StaticGraph:
+    """A graph of fixed shapes, opened."""
+
+    session: ort.InferenceSession
+    static: StaticShape
+
+
 @dataclass
 class _Row:
     """The cache of one row: (1, N, P, D) a tensor, the last `length` slots in use."""
@@ -50,10 +59,17 @@ class StaticDecoder:
     """
 
     def __init__(
-        self, session: ort.InferenceSession, spec: GraphSpec, static: StaticShape, *, batch: int
+        self,
+        graph: StaticGraph,
+        spec: GraphSpec,
+        *,
+        batch: int,
+        prefill: StaticGraph | None = None,
     ) -> None:
-        self._session, self._spec, self._static = session, spec, static
-        shape = (1, spec.n_head, static.past, spec.head_dim)
+        """prefill: reads what is more than one token; its past is that of `graph`."""
+        self._graph, self._prefill, self._spec = graph, prefill or graph, spec
+        self._past = graph.static.past
+        shape = (1, spec.n_head, self._past, spec.head_dim)
         self._rows = [
             _Row([np.zeros(shape, spec.kv_dtype) for _ in past_names(spec.n_layer)])
             for _ in range(batch)
@@ -70,7 +86,7 @@ class StaticDecoder:
         """Logits (B, V) after one more token a row: tokens is (B,)."""
         return np.stack([
             self._read(row, token[None])[-1]
-            if row.length <= self._static.past
+            if row.length <= self._past
             else np.full(self._spec.vocab_size, np.nan, np.float32)
             for row, token in zip(self._rows, tokens, strict=True)
         ])  # fmt: skip
@@ -101,7 +117,7 @@ class StaticDecoder:
         """Logits (L, V) of L more tokens, in calls of which only the first may be part full."""
         if not len(tokens):
             raise RuntimeFailure("a row without tokens cannot be read")
-        size = self._static.sequence
+        size = self._prefill.static.sequence
         first = (len(tokens) - 1) % size + 1
         bounds = [0, *range(first, len(tokens) + 1, size)]
         return np.concatenate([
@@ -110,7 +126,9 @@ class StaticDecoder:
         ])  # fmt: skip
 
     def _call(self, row: _Row, tokens: Ints) -> Floats:
-        static, new = self._static, len(tokens)
+        new = len(tokens)
+        graph = self._graph if new <= self._graph.static.sequence else self._prefill
+        static = graph.static
         if row.length > static.past:
             raise ContextOverflow(
                 f"the cache of this variant holds {static.past} tokens; make one with a longer past"
@@ -130,10 +148,10 @@ class StaticDecoder:
         }
         names = [LOGITS, *present_names(self._spec.n_layer)]
         try:
-            logits, *present = self._session.run(names, feeds)
+            logits, *present = graph.session.run(names, feeds)
         except Exception as reason:  # onnxruntime has no base class for its errors
             raise RuntimeFailure(
-                f"{self._session.get_providers()[0]} failed at length {row.length + new}: "
+                f"{graph.session.get_providers()[0]} failed at length {row.length + new}: "
                 f"{plain_reason(reason)}"
             ) from None
         if filled:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...bundle import GraphKind, Precision, Variant
-from ...companions import opens_elsewhere
+from ...companions import has_plain_cache
 
 LOGITS = ("plain", "batch", "left-padded", "right-padded", "holes", "long")
 GREEDY, TEXTS, LIKELIHOOD = "greedy", "texts", "likelihood"
@@ -155,7 +155,12 @@ def unable(
     for bounds in system.bounds:
         if bounds.package in versions and (why := bounds.refuse(versions[bounds.package])):
             return why
-    if not opens_elsewhere(variant):
+    if variant.in_ort_format and system.name != "ort":
+        return (
+            f"{variant.name} is in ORT format, for onnxruntime itself; "
+            "use the bundle that it was packed from"
+        )
+    if not has_plain_cache(variant):
         what = "fixed shapes" if variant.static else f"a cache of {variant.kv_dtype}"
         return f"{variant.name} has {what}, for gpt2edge's own runtime; use {_first(others)}"
     if mode == "shared buffer" and variant.graph is GraphKind.PORTABLE:

@@ -13,7 +13,13 @@ from typing import Any
 import onnxruntime as ort
 
 from ...bundle import Bundle, Precision, Variant
-from ...companions import default_variant, genai_config, transformers_js_options
+from ...companions import (
+    default_variant,
+    genai_config,
+    has_plain_cache,
+    opens_elsewhere,
+    transformers_js_options,
+)
 from ...errors import ConfigError, EvalError
 from ...pack import pack
 from ...runtime import Tokenizer, load
@@ -218,10 +224,13 @@ class _Told:
 
 def _base(bundle: Bundle) -> str:
     """What to hold fp32 variants against where there is no original."""
-    found = default_variant(bundle.manifest.variants)
-    if found is None:
+    variants = bundle.manifest.variants
+    if found := default_variant(variants):
+        return found.name
+    able = [variant.name for variant in variants.values() if has_plain_cache(variant)]
+    if not able:
         raise EvalError(f"{bundle.path}: holds no variant that can be held against others")
-    return found.name
+    return able[0]
 
 
 def _is_exact(variant: Variant) -> bool:
@@ -328,11 +337,12 @@ def _graph(
     if packed:
         # Linked: it is gone with the answers, and weights take gigabytes.
         pack(bundle, here.with_name(f"{here.name}-bundle"), [variant.name], linked=True)
+    elsewhere = opens_elsewhere(variant)  # else only onnxruntime itself is asked
     return {
         "model": variant.model,
         "kv_dtype": variant.kv_dtype,
-        "genai_config": genai_config(bundle.config, variant),
-        "transformers_js": transformers_js_options(variant),
+        "genai_config": genai_config(bundle.config, variant) if elsewhere else {},
+        "transformers_js": transformers_js_options(variant) if elsewhere else {},
         "mode": mode,
         "cases": list(asked),
         "answers": str(here.with_suffix(".json")),

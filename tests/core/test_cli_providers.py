@@ -68,13 +68,15 @@ def test_static_variants_by_the_npus_lists(tiny_bundle: Path, tmp_path: Path) ->
         main(["quantize", str(target), "--profile", "coreml", "--past", "31"])
     assert not stopped.value.code
     made = {(row.variant, row.provider): row for row in report_providers(Bundle.open(target))}
-    (name,) = {variant for variant, _ in made if "coreml" in variant}
-    listed = made[name, "coreml"].listed
-    assert listed is not None
-    assert listed.left == {}
-    assert listed.partitions == 1
-    assert made[name, "cpu"].ran is not None
-    assert made[name, "qnn"].listed is not None
+    names = {variant for variant, _ in made if "coreml" in variant}
+    assert names == {"coreml", "coreml-prefill"}
+    for name in names:
+        listed = made[name, "coreml"].listed
+        assert listed is not None
+        assert listed.left == {}
+        assert listed.partitions == 1
+        assert made[name, "cpu"].ran is not None
+        assert made[name, "qnn"].listed is not None
 
 
 def test_pieces_are_whole() -> None:

@@ -60,6 +60,28 @@ def test_other_shapes_are_refused(made: Path, tmp_path: Path, static: object) ->
         Bundle.open(copy)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prefill": 3}, "expected a name"),
+        ({"prefill": "npu"}, "prefill 'npu' is no variant"),
+        ({"prefill": "fp32-portable"}, "has a cache of another shape"),
+        ({"prefill": "coreml", "static": {"batch": 1, "sequence": 1, "past": 31}}, "another shape"),
+        ({"prefill": "coreml", "precision": "int8"}, "is of another precision"),
+    ],
+)
+def test_graphs_that_are_no_pair(
+    made: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    data = json.loads((copy / "manifest.json").read_text())
+    data["variants"]["decode"] = {**data["variants"]["coreml"], **changes}
+    (copy / "manifest.json").write_text(json.dumps(data))
+    with pytest.raises(BundleCorrupt, match=message):
+        Bundle.open(copy)
+
+
 def test_quantize_makes_profiles(tiny_bundle: Path, tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, target)
@@ -72,6 +94,10 @@ def test_quantize_makes_profiles(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(target, verify=True)
     qnn, prefill = bundle.variant("qnn"), bundle.variant("xnnpack-prefill")
     assert qnn.static == StaticShape(sequence=1, past=20)
+    assert qnn.prefill == "qnn-prefill"
+    # Not 64: with 20 slots no text is longer.
+    assert bundle.variant("qnn-prefill").static == StaticShape(sequence=21, past=20)
+    assert prefill.prefill is None
     assert qnn.opset == {"ai.onnx": 21}
     assert qnn.quantization["calibration"]["samples"] > 0
     assert prefill.static == StaticShape(sequence=4, past=252)  # what a window of 256 leaves
@@ -91,6 +117,10 @@ def test_quantize_makes_profiles(tiny_bundle: Path, tmp_path: Path) -> None:
         (["--profile", "coreml", "--block-size", "32"], "no blocks"),
         (["--profile", "coreml", "--precision", "int8"], "exclude each other"),
         (["--precision", "int8", "--past", "8"], "are for --profile"),
+        (["--precision", "int8", "--prefill", "8"], "are for --profile"),
+        (["--profile", "coreml", "--prefill", "8", "--sequence", "4"], "leave --sequence out"),
+        (["--profile", "coreml", "--prefill", "1"], "prefill must lie in 2 to 256"),
+        (["--profile", "coreml", "--past", "7", "--prefill", "9"], "prefill must lie in 2 to 8"),
     ],
 )
 def test_bad_profiles_leave_the_bundle_alone(

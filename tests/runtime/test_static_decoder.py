@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,13 +30,16 @@ def folder(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(tiny_bundle, target)
     for name, shape in SHAPES.items():
         add_static_variant(Bundle.open(target), PROFILES["coreml"], shape, name=name)
+    add_static_variant(
+        Bundle.open(target), PROFILES["xnnpack"], SHAPES["decode"], prefill=8, name="pair"
+    )
     ids = np.random.default_rng(0).integers(0, 400, (16, 64))
     text = Calibration(ids, "random", "0" * 64, 0)
     add_static_variant(Bundle.open(target), PROFILES["qnn"], SHAPES["decode"], calibration=text)
     return target
 
 
-@pytest.fixture(params=["decode", "prefill"])
+@pytest.fixture(params=["decode", "prefill", "pair"])
 def static(request: pytest.FixtureRequest, folder: Path) -> Model:
     return load(folder, request.param)
 
@@ -107,6 +111,28 @@ def test_qnn_runs_and_says_nearly_the_same(folder: Path, portable: Model) -> Non
     want, got = portable.logits(ids), load(folder, "qnn").logits(ids)
     assert 0 < np.abs(got - want).mean() < 0.02 * np.abs(want).max()
     assert (got.argmax(-1) == want.argmax(-1)).mean() > 0.8
+
+
+def test_a_pair_reads_prompts_by_one_graph_and_steps_by_the_other(folder: Path) -> None:
+    """And no call, not the first either, has a tensor of length zero."""
+    calls: list[tuple[int, ...]] = []
+    model = load(folder, "pair")
+    for session in (model._session, model._prefill):
+        assert session is not None
+        run = session.run
+
+        def watched(names: list[str], feeds: dict[str, np.ndarray], run: Any = run) -> Any:
+            made = run(names, feeds)
+            assert all(array.size for array in (*feeds.values(), *made))
+            calls.append(feeds["input_ids"].shape)
+            return made
+
+        session.run = watched
+    model.generate_ids([5] * 19, max_new_tokens=4)
+    assert calls == [(1, 8)] * 3 + [(1, 1)] * 3
+    calls.clear()
+    model.generate_ids([5] * 17, max_new_tokens=1)  # the first of it alone is a step
+    assert calls == [(1, 1), (1, 8), (1, 8)]
 
 
 def test_what_does_not_fit_is_refused(folder: Path, static: Model) -> None:
