@@ -401,15 +401,12 @@ def test_memory_is_bounded(model: Model, monkeypatch: pytest.MonkeyPatch) -> Non
         return original(self, rows, capacity)
 
     monkeypatch.setattr(Model, "open_batch", note)
-    gate = Gate()
     with model.batcher(rows=4) as batcher:
-        first = endless(batcher, [1])
-        handed_in = [first]
-        for round in range(60):
-            handed_in.append(batcher.submit([round] * (1 + 3 * round), max_new_tokens=9))
+        handed_in = [endless(batcher, [1])]
+        for at in range(60):
+            handed_in.append(batcher.submit([at] * (1 + 3 * at), max_new_tokens=9))
         for pending in handed_in:
             pending.result()
-        gate.opened.set()
     assert {rows for rows, _ in opened} == {4}
     assert all(capacity <= WINDOW for _, capacity in opened)
     assert len(opened) <= 8
