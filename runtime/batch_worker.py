@@ -22,9 +22,8 @@ from .batch_job import Job, Reading
 from .prefix import OpenDecoder
 
 PIECE = 64
-"""Prompt tokens that are read between two steps of running rows: they delay those by as much."""
-PIECE_ALONE = 512
-"""The same while no row runs; whether the request is still wanted is seen between pieces."""
+"""Prompt tokens that are read between two steps of running rows: they delay those by as much.
+While no row runs a prompt is read at once."""
 
 _SMALLEST = 64  # tokens a row: caches grow by doubling, so seldom
 
@@ -128,7 +127,7 @@ class BatchWorker:
 
     def _read(self) -> None:
         """Read a piece of the prompts that are next, as far as there are rows for them."""
-        left = PIECE if self._running else PIECE_ALONE
+        left = PIECE
         while left > 0 and len(self._running) < self._rows:
             if not self._reading and not self._waiting:
                 return
@@ -137,7 +136,7 @@ class BatchWorker:
                 if not self._reading:
                     job.on_start()
                     self._reading = Reading(job, self._open_decoder)
-                left -= self._reading.read(left)
+                left -= self._reading.read(left if self._running else self._window)
                 if self._reading.done:
                     reading, self._reading = self._reading, None
                     if job.take(reading.logits):

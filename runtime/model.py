@@ -222,9 +222,9 @@ class Model:
                 pending = batcher.submit("Once upon a time", max_new_tokens=20)
                 print(pending.result().text)
 
-        fp32 gives every request the tokens that it gets alone. What rounds as it runs, fp16, int8
-        and int4 among them, has other last bits beside others, so that a text may part from what
-        it is alone where two tokens are as good as equally likely.
+        fp32 gives every request the tokens that it gets alone. fp16, int8, int4 and caches of int8
+        round as they run (see `generate`): beside others a text may part from what it is alone
+        where two tokens are as good as equally likely. Where that matters use rows=1.
 
         Args:
             rows: how many requests run at once; each takes a KV cache of the longest one's length.

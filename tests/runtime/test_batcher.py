@@ -107,6 +107,21 @@ def test_each_gets_what_it_gets_alone(variants: dict[str, Model], name: str, row
     assert reasons >= {FinishReason.LENGTH, FinishReason.STOP, FinishReason.EOS}
 
 
+@pytest.mark.parametrize("name", ["fp16", "int8", "int4"])
+def test_variants_that_round(variants: dict[str, Model], name: str) -> None:
+    """Beside others they have other last bits, and with a row to themselves the same."""
+    model, random = variants[name], np.random.default_rng(2)
+    sizes = [*random.integers(1, 40, 11), 200]
+    prompts = [random.integers(0, 390, size).tolist() for size in sizes]
+    wanted = [model.generate_ids(prompt, max_new_tokens=20) for prompt in prompts]
+    for rows in (1, 4):
+        with model.batcher(rows=rows) as batcher:
+            handed_in = [batcher.submit(prompt, max_new_tokens=20) for prompt in prompts]
+            found = [pending.result() for pending in handed_in]
+        alike = sum(a == b for a, b in zip(found, wanted, strict=True))
+        assert alike == 12 if rows == 1 else alike >= 8
+
+
 def test_the_window_to_its_end(model: Model, batcher: Batcher) -> None:
     settings: dict[str, Any] = {"max_new_tokens": 1000, "on_overflow": "stop", "stop_ids": ()}
     prompts = [[5], list(range(250)), list(range(100)), list(range(WINDOW)), [7, 7]]
