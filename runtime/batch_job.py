@@ -70,7 +70,7 @@ class Job:
             self.mailbox.add(self._result.add(step))
             if step.finish:
                 self.mailbox.end(self._result.generation(reused=self.reused))
-        except BaseException as reason:  # of a function of the user's, whom it is told
+        except (Exception, SystemExit, KeyboardInterrupt) as reason:  # the last two a processor's
             self.mailbox.end(reason)
         return self.mailbox.wanted
 
