@@ -23,6 +23,9 @@ Gpt2EdgeError
  │    └── ContextOverflow   prompt and new tokens exceed the context window
  ├── ProviderUnavailable    an execution provider is not installed
  ├── RuntimeFailure         ONNX Runtime failed in the middle of a run
+ ├── QueueFull              as many requests wait as may
+ ├── RequestCancelled       a request was cancelled before its end
+ │    └── RequestTimeout    as its result did not come in the time given
  └── EvalError              an evaluation could not run
 """
 
@@ -132,6 +135,18 @@ class ProviderUnavailable(Gpt2EdgeError):
 
 class RuntimeFailure(Gpt2EdgeError):
     """ONNX Runtime failed in the middle of a run, or returned logits that are not numbers."""
+
+
+class QueueFull(Gpt2EdgeError):
+    """A batcher has as many requests waiting as it may: try again later, or serve fewer."""
+
+
+class RequestCancelled(Gpt2EdgeError):
+    """A request was cancelled before its end, by its owner or as its batcher was closed."""
+
+
+class RequestTimeout(RequestCancelled, TimeoutError):
+    """A request's result did not come in the time given; it was cancelled."""
 
 
 class EvalError(Gpt2EdgeError):

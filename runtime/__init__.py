@@ -1,10 +1,12 @@
 """Running a bundle on ONNX Runtime: no torch, no onnx."""
 
+from .batcher import Batcher
 from .beam_search import BeamParams
 from .generate import FinishReason, Generation
 from .logprobs import Score, TokenLogprobs
 from .model import Model
 from .open_model import load
+from .pending import Pending
 from .prefix import Prefix
 from .prefix_cache import PrefixCache
 from .sampling import SamplingParams
@@ -13,10 +15,12 @@ from .text_stream import TextStream
 from .tokenizer import Tokenizer
 
 __all__ = [
+    "Batcher",
     "BeamParams",
     "FinishReason",
     "Generation",
     "Model",
+    "Pending",
     "Prefix",
     "PrefixCache",
     "SamplingParams",

@@ -32,7 +32,7 @@ def taken_rows(
         return ort.OrtValue.ortvalue_from_numpy(
             np.zeros((len(rows), *shape[1:]), _DTYPES[value.data_type()])
         )
-    array = _view(value)
+    array = view(value)
     if len(rows) == shape[0]:
         # The right side is a copy first: rows may change places.
         array[moved, :, :length] = array[rows[moved], :, :length]
@@ -46,12 +46,12 @@ def columns(
     value: ort.OrtValue, start: int, end: int, device: tuple[str, int], row: int | slice = _ALL
 ) -> npt.NDArray[np.generic]:
     """A copy of tokens `start` to `end` of `value` (B, N, L, D), of one row or of all."""
-    whole = _view(value) if device[0] == "cpu" and value.shape()[2] else value.numpy()
+    whole = view(value) if device[0] == "cpu" and value.shape()[2] else value.numpy()
     part: npt.NDArray[np.generic] = whole[row, ..., start:end, :].copy()
     return part
 
 
-def _view(value: ort.OrtValue) -> npt.NDArray[np.generic]:
+def view(value: ort.OrtValue) -> npt.NDArray[np.generic]:
     """The tensor's own memory, as long as `value` lives; OrtValue.numpy() would copy it."""
     dtype = np.dtype(_DTYPES[value.data_type()])
     shape = tuple(value.shape())

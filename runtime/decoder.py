@@ -16,7 +16,7 @@ from ..spec import (
     POSITION_IDS,
     GraphSpec,
 )
-from .kv_cache import Device, Past, Segment, new_cache
+from .kv_cache import Device, GrowingCache, InPlaceCache, Past, Segment, new_cache
 from .session import plain_reason
 
 Ints = npt.NDArray[np.int64]
@@ -31,6 +31,9 @@ class Decoder:
     Rows are padded on the left, so that every row's newest token lies in the last column. The
     logits array that a call returns is overwritten by the next one.
     """
+
+    _in_place: type[InPlaceCache] = InPlaceCache
+    _growing: type[GrowingCache] = GrowingCache
 
     def __init__(
         self,
@@ -65,8 +68,9 @@ class Decoder:
             self._keep = ort.OrtValue.ortvalue_from_numpy(np.asarray(1, np.int64))
             self._binding.bind_ortvalue_input(NUM_LOGITS_TO_KEEP, self._keep)
         self._cache = new_cache(
-            kind, self._binding, spec, batch=batch, capacity=capacity, device=device, past=past
-        )
+            kind, self._binding, spec, batch=batch, capacity=capacity, device=device, past=past,
+            in_place=self._in_place, growing=self._growing,
+        )  # fmt: skip
 
     @property
     def length(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,60 @@ class Step:
     token: int
     finish: FinishReason | None
     logprobs: TokenLogprobs | None = None
+
+
+class Row:
+    """One row of the loop: the model's logits go in, and the row's next token comes out."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        allowed: tuple[int, FinishReason],
+        eos_id: int | None,
+        is_stopped: Callable[[int], bool],
+        number: int | None = None,
+    ) -> None:
+        """`allowed` is what check_request says of the prompt; is_stopped(token) ends the row.
+
+        number: which row of a batch it is, for its steps and for errors.
+        """
+        self.length = len(prompt)
+        """Tokens of the text so far."""
+        self._most, self._why = allowed
+        self._number = number
+        self._prompt_length, self._params, self._is_stopped = len(prompt), params, is_stopped
+        # Prompt and new tokens: what penalties look at.
+        self._history = np.zeros(len(prompt) + self._most, np.int64)
+        self._history[: len(prompt)] = prompt
+        self._ends = params.end_ids(eos_id)
+        self._pick = params.picker(prompt_length=len(prompt), limit=self._most, end_ids=self._ends)
+
+    @property
+    def positions(self) -> int:
+        """How many the row needs at most: its last token is never fed back."""
+        return len(self._history) - 1
+
+    def pick(self, logits: npt.NDArray[np.float32]) -> Step:
+        """The next token, from logits (V,); RuntimeFailure where these are no numbers."""
+        made = self.length - self._prompt_length + 1
+        try:
+            token = self._pick(logits, self._history[: self.length])
+        except RuntimeFailure as reason:
+            where = "" if self._number is None else f" of row {self._number}"
+            raise RuntimeFailure(f"{reason} (new token {made}{where})") from None
+        self._history[self.length] = token
+        self.length += 1
+        finish = None
+        if token in self._ends:
+            finish = FinishReason.EOS
+        elif self._is_stopped(token):
+            finish = FinishReason.STOP
+        elif made == self._most:
+            finish = self._why
+        top = self._params.logprobs
+        told = None if top is None else token_logprobs(logits, token, top)
+        return Step(self._number or 0, token, finish, told)
 
 
 def new_token_limit(length: int, config: GPT2Config, limits: Limits) -> tuple[int, FinishReason]:
@@ -158,47 +213,26 @@ def _steps(
     n: int,
 ) -> Iterator[Step]:
     longest = max(map(len, prompts))
-    most = max(count for count, _ in allowed)
-    decoder = open_decoder(len(prompts), longest + most - 1)
+    decoder = open_decoder(len(prompts), longest + max(most for most, _ in allowed) - 1)
     ids, mask = pad_left(prompts, longest)
     logits = decoder.prefill(ids, mask)
     source = [at for at in range(len(prompts)) for _ in range(n)]  # the prompt of each row
     if n > 1:
         decoder.take_rows(np.array(source))
         logits = logits[source]
-    batch = len(source)
-    # Prompt and new tokens of each row: what penalties look at.
-    history = np.zeros((batch, longest + most), np.int64)
-    history[:, :longest] = ids[source]
-    starts = [longest - len(prompts[at]) for at in source]
-    ends = [row.end_ids(eos_id) for row in params]
-    pickers = [
-        params[row].picker(
-            prompt_length=len(prompts[at]), limit=allowed[at][0], end_ids=ends[row]
-        )
+    rows = [
+        Row(prompts[at], params[row], allowed[at], eos_id, partial(is_stopped, row), row)
         for row, at in enumerate(source)
-    ]  # fmt: skip
-    running = list(range(batch))
-    tokens = np.zeros(batch, np.int64)
-    for made in range(1, most + 1):
-        for row in tuple(running):
-            try:
-                token = pickers[row](logits[row], history[row, starts[row] : longest + made - 1])
-            except RuntimeFailure as reason:
-                raise RuntimeFailure(f"{reason} (new token {made} of row {row})") from None
-            tokens[row] = history[row, longest + made - 1] = token
-            finish = None
-            if token in ends[row]:
-                finish = FinishReason.EOS
-            elif is_stopped(row, token):
-                finish = FinishReason.STOP
-            elif made == allowed[source[row]][0]:
-                finish = allowed[source[row]][1]
-            if finish:
-                running.remove(row)
-            top = params[row].logprobs
-            told = None if top is None else token_logprobs(logits[row], token, top)
-            yield Step(row, token, finish, told)
+    ]
+    running = list(range(len(rows)))
+    tokens = np.zeros(len(rows), np.int64)
+    while True:
+        for at in tuple(running):
+            step = rows[at].pick(logits[at])
+            tokens[at] = step.token
+            if step.finish:
+                running.remove(at)
+            yield step
         if not running:
             return
         logits = decoder.step(tokens)

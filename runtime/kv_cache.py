@@ -56,12 +56,14 @@ def new_cache(
     capacity: int,
     device: Device,
     past: Past | None = None,
+    in_place: type[InPlaceCache],
+    growing: type[GrowingCache],
 ) -> InPlaceCache | GrowingCache:
     """The cache that suits the graph; RuntimeFailure when memory does not suffice."""
     if kind is GraphKind.PORTABLE:
-        return GrowingCache(spec, batch, device, past)
+        return growing(spec, batch, device, past)
     try:
-        return InPlaceCache(binding, spec, batch, capacity, device, past)
+        return in_place(binding, spec, batch, capacity, device, past)
     except (MemoryError, RuntimeError):
         size = spec.cache_bytes(batch, capacity)
         raise RuntimeFailure(

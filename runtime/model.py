@@ -28,6 +28,9 @@ from ..spec import (
     POSITION_IDS,
     GraphSpec,
 )
+from .batch_decoder import BatchDecoder
+from .batch_job import OneText
+from .batcher import Batcher
 from .beam_run import run_beams
 from .decoder import Decoder
 from .generate import Generation, Limits, check_prompts, check_request, generate_steps
@@ -214,6 +217,32 @@ class Model:
             return [each[0] for each in done] if several else done[0][0]
         return done if several else done[0]
 
+    def batcher(self, *, rows: int = 8, waiting: int = 64) -> Batcher:
+        """Serve the requests of many threads together: they join and leave a running batch.
+
+            with model.batcher() as batcher:
+                pending = batcher.submit("Once upon a time", max_new_tokens=20)
+                print(pending.result().text)
+
+        fp32 gives every request the tokens that it gets alone. fp16, int8, int4 and caches of int8
+        round as they run (see `generate`): beside others a text may part from what it is alone
+        where two tokens are as good as equally likely. Where that matters use rows=1.
+
+        Args:
+            rows: how many requests run at once; each takes a KV cache of the longest one's length.
+            waiting: how many more may wait.
+
+        Raises ConfigError for variants of fixed shapes and for providers with memory of their own.
+        """
+        if self.variant.static is not None:
+            raise ConfigError(f"variant {self.variant.name} has fixed shapes, and no batches")
+        if self._device[0] != "cpu":
+            raise ConfigError(
+                f"rows join a batch in the CPU's memory, and not on {self._device[0]}: use "
+                "generate() there, with several prompts"
+            )
+        return Batcher(self, self._check_one, rows=rows, waiting=waiting)
+
     def prefix(self, prompt: str | Sequence[int]) -> Prefix:
         """Read the beginning of prompts to come, a text or token ids, once: `prefix=` takes it.
 
@@ -322,6 +351,13 @@ class Model:
             batch=batch, capacity=capacity, window=self.config.n_positions, device=self._device,
         )  # fmt: skip
 
+    def open_batch(self, rows: int, capacity: int) -> BatchDecoder:
+        """An empty batch for up to `rows` rows of at most `capacity` tokens."""
+        return BatchDecoder(
+            self._session, self.spec, self.variant.graph,
+            rows=rows, capacity=capacity, window=self.config.n_positions,
+        )  # fmt: skip
+
     def _static_decoder(self, batch: int) -> StaticDecoder:
         static = self.variant.static
         if static is None:
@@ -371,6 +407,27 @@ class Model:
                 prompt = prompts[at // n]
                 done += run_rows(shortcuts, [prompt], self._bounds, [row], request, tokenizer)
         return [done[at : at + n] for at in range(0, len(done), n)]
+
+    def _check_one(self, prompt: str | Sequence[int], settings: dict[str, Any]) -> OneText:
+        """A request of a batcher."""
+        shortcuts = Shortcuts(self, settings)
+        if isinstance(prompt, str):
+            ids = shortcuts.encode(prompt, self._encode)
+        elif isinstance(prompt, Sequence) or np.ndim(prompt):
+            ids = list(shortcuts.join(prompt))
+        else:
+            raise PromptError(f"a prompt must be a text or token ids, but is {prompt!r}")
+        request = read_settings(settings, None, self._encode)
+        if request.beams.num_beams > 1 or shortcuts.one_by_one:
+            raise ConfigError("a batcher takes neither num_beams nor draft: use generate()")
+        (params,) = request.rows(1)
+        (allowed,) = check_request([ids], self._bounds, request.limits)
+        params.check_ids(self.config.vocab_size)
+        tokenizer = self._tokenizer() if request.stop else self.tokenizer
+        return OneText(
+            ids=ids, params=params, allowed=allowed, request=request, tokenizer=tokenizer,
+            store=shortcuts.store,
+        )  # fmt: skip
 
     @property
     def _exact_in_batches(self) -> bool:

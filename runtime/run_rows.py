@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..config import GPT2Config
-from .generate import FinishReason, Generation, generate_steps
-from .logprobs import TokenLogprobs
+from .generate import Generation, generate_steps
+from .row_result import RowResult
 from .sampling import SamplingParams
 from .settings import Request
 from .shortcuts import Shortcuts
-from .stop_text import RowText
 from .tokenizer import Tokenizer
 
 
@@ -24,29 +23,14 @@ def run_rows(
 ) -> list[Generation]:
     """Checked prompts, all together; `rows` are as many for each, prompt 0's first."""
     n = len(rows) // len(prompts)
-    texts = [RowText(tokenizer, request.stop) for _ in rows] if tokenizer else []
-    ids: list[list[int]] = [[] for _ in rows]
-    told: list[list[TokenLogprobs]] = [[] for _ in rows]
-    reasons = [FinishReason.LENGTH for _ in rows]
+    results = [RowResult(prompts[at // n], request, tokenizer) for at in range(len(rows))]
     steps = generate_steps(
         shortcuts.open, prompts, bounds, rows, request.limits,
-        lambda row, token: bool(texts) and texts[row].add(token), n,
+        lambda row, token: results[row].is_stopped(token), n,
     )  # fmt: skip
     for step in steps:
-        if step.finish is not FinishReason.EOS:
-            ids[step.row].append(step.token)
-            told[step.row] += [step.logprobs] if step.logprobs else []
-        if step.finish:
-            reasons[step.row] = step.finish
+        results[step.row].add(step)
     return [
-        Generation(
-            prompt_ids=tuple(map(int, prompts[row // n])),
-            ids=tuple(made),
-            text=texts[row].take() + texts[row].finish() if texts else None,
-            finish_reason=reasons[row],
-            logprobs=None if request.params.logprobs is None else tuple(told[row]),
-            speculation=shortcuts.speculation,
-            reused=shortcuts.reused(row // n),
-        )
-        for row, made in enumerate(ids)
+        result.generation(speculation=shortcuts.speculation, reused=shortcuts.reused(at // n))
+        for at, result in enumerate(results)
     ]

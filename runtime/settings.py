@@ -96,7 +96,7 @@ def read_settings(
     `encode` turns bad words that are texts into token ids.
     """
     if "n" in settings:
-        raise ConfigError("n is a setting of generate() and generate_ids(): a stream is one text")
+        raise ConfigError("n is a setting of generate() and generate_ids(): here one text is made")
     known = _SAMPLING | _LIMITS | _BEAMS | _SHORTCUTS | {"stop"}
     if unknown := sorted(settings.keys() - known):
         raise ConfigError(f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")

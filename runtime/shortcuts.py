@@ -36,7 +36,7 @@ class Shortcuts:
         self._model = model
         self._draft: Any = settings.get("draft")
         self._prefix: Prefix | None = settings.get("prefix")
-        self._store = model.prefix_cache if self._prefix is None else self._prefix
+        self.store = model.prefix_cache if self._prefix is None else self._prefix
         # Of the decoder that was opened last, which is not held: its cache goes when it does.
         self.speculation: Speculation | None = None
         """What guessing ahead has come to; None without a draft."""
@@ -54,8 +54,8 @@ class Shortcuts:
     def open(self, batch: int, capacity: int) -> Reader:
         """The model to be read from: `Model.open_decoder` with these shortcuts."""
         model, reusing = self._model, None
-        if self._store is not None:
-            reusing = ReusingDecoder(model.open_growing, self._store, batch, capacity)
+        if self.store is not None:
+            reusing = ReusingDecoder(model.open_growing, self.store, batch, capacity)
             self._reused = reusing.reused
         if self._draft is None:
             return reusing or model.open_decoder(batch, capacity)

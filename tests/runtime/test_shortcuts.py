@@ -93,7 +93,7 @@ def test_sequences_of_text(model: Model) -> None:
     settings: dict[str, Any] = {**SAMPLED, "n": 2, "max_new_tokens": 20}
     wanted = model.generate(text + "current block", **settings)
     assert model.generate("current block", prefix=prefix, draft="lookup", **settings) == wanted
-    with pytest.raises(ConfigError, match="a stream is one text"):
+    with pytest.raises(ConfigError, match="here one text is made"):
         model.stream("current block", prefix=prefix, draft="lookup", **settings)
     stream = model.stream("current block", prefix=prefix, draft="lookup", **SAMPLED)
     assert "".join(stream) == model.generate(text + "current block", **SAMPLED)
