@@ -41,7 +41,17 @@ _search = option_group("Several texts")
 @_length("-n", "--max-new-tokens", type=int, default=64, show_default=True)
 @_length("--min-new-tokens", type=int, help="No end of text before so many.")
 @_length("--stop", multiple=True, help="End at this text; may be given several times.")
-@_length("--on-overflow", type=click.Choice(["error", "stop"]), help="At the context window.")
+@_length(
+    "--on-overflow",
+    type=click.Choice(["error", "stop", "slide"]),
+    help="At the context window: refuse (default), end, or go on without the oldest tokens.",
+)
+@_length(
+    "--slide-keep",
+    type=int,
+    metavar="N",
+    help="With slide: keep the prompt's first N tokens; -1: all of it.",
+)
 @_drawing("--temperature", type=float, help="0, the default, is greedy; 1 as trained.")
 @_drawing("--top-k", type=int, help="From the K likeliest tokens.")
 @_drawing("--top-p", type=float, help="From the fewest tokens of this probability together.")

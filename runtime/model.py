@@ -133,7 +133,12 @@ class Model:
             num_beams, length_penalty, early_stopping: see `BeamParams`. One text at a time.
             stop: a text, or several, at which to end; it is not part of the result.
             on_overflow: "error" refuses a request that exceeds the context window, "stop" ends
-                when the window is full. A prompt longer than the window is always refused.
+                when the window is full; both refuse a prompt longer than the window. "slide" goes
+                on: it drops the oldest half of what the window holds and reads the rest again, and
+                cuts a longer prompt in the same way. Penalties, stop texts and the like still see
+                the whole text.
+            slide_keep: with "slide", so many first tokens of each prompt, prefix included, are
+                never dropped; -1 keeps the whole prompt.
             draft: guess tokens ahead and read several in one step, which makes the same text in
                 less time: "lookup" guesses what followed the newest tokens earlier in the text, a
                 Model with the same vocabulary guesses what it would say. Texts, and the sequences

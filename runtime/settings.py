@@ -24,6 +24,7 @@ class Settings(TypedDict, total=False):
 
     max_new_tokens: int
     on_overflow: str
+    slide_keep: int
     stop: str | Sequence[str]
 
     temperature: float
@@ -109,7 +110,7 @@ def read_settings(
     if "bad_words" in sampling:
         sampling["bad_words"] = encode_words(sampling["bad_words"], encode)
     params = SamplingParams(**sampling)
-    limits = Limits(**{k: v for k, v in settings.items() if k in _LIMITS})
+    limits = read_limits(settings)
     beams = BeamParams(**{k: v for k, v in settings.items() if k in _BEAMS})
     if n is not None:
         check_whole("n", n, low=1)
@@ -127,6 +128,10 @@ def read_settings(
     if n is not None and n > 1 and not params.temperature and beams.num_beams == 1:
         raise ConfigError(f"{n} greedy texts would be the same: set temperature, or num_beams")
     return Request(params=params, seeds=seeds, limits=limits, stop=stops, beams=beams, n=n or 1)
+
+
+def read_limits(settings: Mapping[str, Any]) -> Limits:
+    return Limits(**{k: v for k, v in settings.items() if k in _LIMITS})
 
 
 def encode_words(words: Any, encode: Callable[[str], list[int]]) -> list[Sequence[int]]:
