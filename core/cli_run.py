@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_make import example, json_option, threads_option
+from .cli_provider import provider_options
 from .errors import ConfigError, PromptError
 from .option_groups import GroupedCommand, option_group
 
@@ -104,7 +105,7 @@ _search = option_group("Several texts")
     help="When beam search ends, as in transformers.",
 )
 @click.option("--logprobs", type=int, help="With --json: log-probabilities, also of the K highest.")
-@click.option("--provider", default="cpu", show_default=True, help="cpu, cuda, ...")
+@provider_options
 @threads_option
 @click.option(
     "--draft",

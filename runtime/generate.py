@@ -20,10 +20,11 @@ from ..config import GPT2Config
 from ..errors import ConfigError, ContextOverflow, PromptError, RuntimeFailure
 from .logprobs import TokenLogprobs, token_logprobs
 from .sampling import SamplingParams
-from .setting_checks import check_whole
+from .setting_checks import check_whole, make_plain
 from .speculative import Reader, Speculation
 
 _OVERFLOWS = ("error", "stop", "slide")
+_HISTORY = 4096  # new tokens that there is room for at first: a window that slides has no end
 
 
 class FinishReason(StrEnum):
@@ -68,11 +69,9 @@ class Limits:
     """With "slide": so many first tokens of the prompt stay in the window; -1: the whole prompt."""
 
     def __post_init__(self) -> None:
-        if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
-            raise ConfigError(
-                f"max_new_tokens must be a whole number above 0, but is {self.max_new_tokens!r}"
-            )
-        if self.on_overflow not in _OVERFLOWS:
+        make_plain(self)
+        check_whole("max_new_tokens", self.max_new_tokens, low=1)
+        if not isinstance(self.on_overflow, str) or self.on_overflow not in _OVERFLOWS:
             raise ConfigError(
                 f"on_overflow must be 'error', 'stop' or 'slide', but is {self.on_overflow!r}"
             )
@@ -199,7 +198,7 @@ def _steps(
         logits = logits[source]
     batch = len(source)
     # Prompt and new tokens of each row: what penalties look at.
-    history = np.zeros((batch, longest + most), np.int64)
+    history = np.zeros((batch, longest + min(most, _HISTORY)), np.int64)
     history[:, :longest] = ids[source]
     starts = [longest - len(prompts[at]) for at in source]
     ends = [row.end_ids(eos_id) for row in params]
@@ -232,6 +231,8 @@ def _steps(
             yield Step(row, token, finish, told)
         if not running:
             return
+        if longest + made == history.shape[1]:
+            history = np.concatenate([history, np.zeros_like(history)], axis=1)
         logits = decoder.step(tokens)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
 
 from ..errors import ConfigError
 from .beam_search import BeamParams
@@ -101,10 +103,7 @@ def read_settings(
     known = _SAMPLING | _LIMITS | _BEAMS | _SHORTCUTS | {"stop"}
     if unknown := sorted(settings.keys() - known):
         raise ConfigError(f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    stop = settings.get("stop", ())
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if not all(isinstance(text, str) and text for text in stops):
-        raise ConfigError(f"stop must be a text or several, none of them empty, but is {stop!r}")
+    stops = _stop_texts(settings.get("stop"))
     sampling = {k: v for k, v in settings.items() if k in _SAMPLING}
     seeds = _take_seeds(sampling)
     if "bad_words" in sampling:
@@ -114,6 +113,7 @@ def read_settings(
     beams = BeamParams(**{k: v for k, v in settings.items() if k in _BEAMS})
     if n is not None:
         check_whole("n", n, low=1)
+        n = int(n)
     if params.min_new_tokens > limits.max_new_tokens:
         raise ConfigError(
             f"min_new_tokens of {params.min_new_tokens} exceed max_new_tokens of "
@@ -154,9 +154,19 @@ def encode_words(words: Any, encode: Callable[[str], list[int]]) -> list[Sequenc
 
 def _take_seeds(sampling: dict[str, Any]) -> tuple[int, ...] | None:
     seed = sampling.get("seed")
-    if not isinstance(seed, Sequence) or isinstance(seed, str | bytes):
+    if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str | bytes):
         return None
     del sampling["seed"]
     for each in seed:
         check_whole("seed", each, low=0)
-    return tuple(seed)
+    return tuple(map(int, seed))
+
+
+def _stop_texts(stop: Any) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    several = isinstance(stop, Iterable) and not isinstance(stop, str | Mapping)
+    texts = tuple(stop) if several else (stop,)
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ConfigError(f"stop must be a text or several, none of them empty, but is {stop!r}")
+    return texts

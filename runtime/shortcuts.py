@@ -120,7 +120,7 @@ def _check_prefix(model: Model, prefix: object) -> None:
 def _check_draft(model: Model, draft: object) -> None:
     from .model import Model
 
-    if not (isinstance(draft, Model) or draft == LOOKUP):
+    if not (isinstance(draft, Model) or (isinstance(draft, str) and draft == LOOKUP)):
         raise ConfigError(
             f"draft must be {LOOKUP!r} or a loaded Model, but is {draft!r}; load() opens a bundle"
         )
