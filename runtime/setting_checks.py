@@ -33,10 +33,10 @@ def check_number(
     name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False
 ) -> None:
     """A finite number of at least `low` (above it where `open_low`) and at most `high`."""
-    given: Any = value
+    given = plain(value)
     fits = (
-        isinstance(value, int | float | np.integer | np.floating)
-        and not isinstance(value, bool)
+        isinstance(given, int | float)
+        and not isinstance(given, bool)
         and abs(given) <= _LARGEST  # NaN is not; a whole number may be larger than any float
         and (given > low if open_low else given >= low)
         and given <= high

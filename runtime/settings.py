@@ -81,7 +81,7 @@ class Request:
 
     def rows(self, prompts: int) -> list[SamplingParams]:
         """The settings of every sequence of every prompt: prompt 0's n first."""
-        seeds = self.seeds or [self.params.seed] * prompts
+        seeds = [self.params.seed] * prompts if self.seeds is None else self.seeds
         if len(seeds) != prompts:
             raise ConfigError(f"seed has {len(seeds)} seeds, but there are {prompts} prompts")
         return [
@@ -165,8 +165,9 @@ def _take_seeds(sampling: dict[str, Any]) -> tuple[int, ...] | None:
 def _stop_texts(stop: Any) -> tuple[str, ...]:
     if stop is None:
         return ()
-    several = isinstance(stop, Iterable) and not isinstance(stop, str | Mapping)
-    texts = tuple(stop) if several else (stop,)
+    one = isinstance(stop, str | Mapping) or not isinstance(stop, Iterable)
+    # An array without a dimension is no Iterable, though it says so.
+    texts = (stop,) if one or not getattr(stop, "shape", True) else tuple(stop)
     if not all(isinstance(text, str) and text for text in texts):
         raise ConfigError(f"stop must be a text or several, none of them empty, but is {stop!r}")
     return texts

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from gpt2edge.errors import ConfigError
 from gpt2edge.provider_choice import ProviderChoice, check_named
 
-NAMES = st.text(st.characters(exclude_characters=":;=", categories=("L", "N", "P")), min_size=1)
-VALUES = st.text(st.characters(exclude_characters=";", categories=("L", "N", "P", "S")))
+NAMES = st.text("ab_-,./ \u00e9", min_size=1, max_size=8)
+VALUES = st.text("a1=:,-/. \u00e9", max_size=8)
 
 
-@given(NAMES, st.dictionaries(NAMES, VALUES), st.booleans())
+@given(NAMES, st.dictionaries(NAMES, VALUES, max_size=3), st.booleans())
 def test_a_word_says_what_was_chosen(name: str, options: dict[str, str], fallback: bool) -> None:
     choice = ProviderChoice(name, options, fallback)
     assert ProviderChoice.parse(str(choice)) == choice

@@ -38,7 +38,7 @@ def test_a_graph_that_fails_at_some_length(longer: Model, draft: Any) -> None:
     prompt = [*range(100, 130)] * 8
     good = longer.generate_ids(prompt, max_new_tokens=10, **settings)
     for _ in range(2):
-        with pytest.raises(RuntimeFailure, match=r"CPUExecutionProvider failed at length 25[6-9]"):
+        with pytest.raises(RuntimeFailure, match=r"CPUExecutionProvider failed at length 2[5-7]\d"):
             longer.generate_ids(prompt, max_new_tokens=30, **settings)
         assert longer.generate_ids(prompt, max_new_tokens=10, **settings) == good
     pieces = longer.stream("A name", max_new_tokens=290, **settings)

@@ -24,7 +24,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "slide_keep": {"on_overflow": "slide"},
     "length_penalty": BEAMS,
     "num_beams": BEAMS,
-    "temperature": {},
+    "temperature": {"seed": 1},
 }
 NO_NUMBERS: list[Any] = [
     "1", b"1", True, np.True_, [1], {}, (), object(), 1j, np.complex64(1), np.array([1, 2]),
@@ -41,6 +41,8 @@ def made(model: Model, **settings: Any) -> Any:
 @pytest.mark.parametrize("name", [*NUMBERS, *WHOLE])
 def test_what_is_no_number(model: Model, name: str) -> None:
     for wrong in NO_NUMBERS:
+        if name == "seed" and isinstance(wrong, list | tuple | np.ndarray):
+            continue  # seeds of several prompts
         with pytest.raises(ConfigError, match=f"^{name} must be a (whole )?number"):
             made(model, **{name: wrong})
 
@@ -110,6 +112,9 @@ def test_seeds_of_every_prompt(model: Model) -> None:
     drawn: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 5}
     wanted = model.generate_ids([[5], [6]], seed=[1, 2], **drawn)
     assert model.generate_ids([[5], [6]], seed=np.array([1, 2]), **drawn) == wanted
+    for few in ([], (1,), [1, 2, 3]):
+        with pytest.raises(ConfigError, match=f"seed has {len(few)} seeds, but there are 2"):
+            model.generate_ids([[5], [6]], seed=few, **drawn)
     for wrong in ([1, 1.5], [None, 1], ["1", 2], np.array([0.5, 1])):
         with pytest.raises(ConfigError, match="seed must be a whole number of at least 0"):
             model.generate_ids([[5], [6]], seed=wrong, **drawn)
