@@ -73,7 +73,7 @@ def configure(
     full = find_provider(choice.name)
     given = dict(choice.options)
     if full == CPU and given:
-        raise ConfigError(f"the CPU provider has no options: {', '.join(given)} is for others")
+        raise ConfigError(f"the CPU provider has no options, but was given {', '.join(given)}")
     for name in _GRAPH_CAPTURE:
         if given.get(name, "0").lower() not in _OFF:
             raise ConfigError(

@@ -54,7 +54,7 @@ def check_whole(name: str, value: object, *, low: int) -> None:
 
 def token_ids(name: str, values: object) -> tuple[int, ...]:
     """Token ids as a tuple of int; any iterable of whole numbers of at least 0 is taken."""
-    ids: tuple[object, ...]
+    ids: tuple[Any, ...]
     try:
         ids = tuple(values)  # type: ignore[arg-type]
     except TypeError:
