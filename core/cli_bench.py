@@ -9,6 +9,7 @@ import click
 
 from .cli_check import open_to_compare, variants_option
 from .cli_make import example, json_option
+from .cli_provider import provider_options
 from .cli_report import check_outputs
 
 _PATH = click.Path(path_type=Path)
@@ -52,7 +53,7 @@ def _counts(context: click.Context, option: click.Parameter, value: str | None) 
 )
 @click.option("--new-tokens", type=_COUNT, default=64, show_default=True)
 @click.option("--repeats", type=_COUNT, default=3, show_default=True)
-@click.option("--provider", default="cpu", show_default=True)
+@provider_options
 @click.option(
     "--threads",
     callback=_counts,

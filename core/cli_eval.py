@@ -11,6 +11,7 @@ import click
 
 from .cli_check import open_to_compare, variants_option
 from .cli_make import example, threads_option
+from .cli_provider import provider_options
 from .cli_report import check_outputs, deliver
 from .errors import ConfigError
 from .project_file import PROJECT_FILE, read_project
@@ -104,7 +105,7 @@ def _gate(name: str, text: str, *, share: bool = False) -> Callable[[_Function],
 @click.option(
     "--workers", type=_COUNT, default=1, show_default=True, help="Processes that share the windows."
 )
-@click.option("--provider", default="cpu", show_default=True)
+@provider_options
 @threads_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it.")
 @click.option("--markdown", "markdown_file", type=_PATH, help="Write a pull request's comment.")

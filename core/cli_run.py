@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_make import example, json_option, threads_option
+from .cli_provider import provider_options
 from .errors import ConfigError, PromptError
 from .option_groups import GroupedCommand, option_group
 
@@ -41,7 +42,17 @@ _search = option_group("Several texts")
 @_length("-n", "--max-new-tokens", type=int, default=64, show_default=True)
 @_length("--min-new-tokens", type=int, help="No end of text before so many.")
 @_length("--stop", multiple=True, help="End at this text; may be given several times.")
-@_length("--on-overflow", type=click.Choice(["error", "stop"]), help="At the context window.")
+@_length(
+    "--on-overflow",
+    type=click.Choice(["error", "stop", "slide"]),
+    help="At the context window: refuse (default), end, or go on without the oldest tokens.",
+)
+@_length(
+    "--slide-keep",
+    type=int,
+    metavar="N",
+    help="With slide: keep the prompt's first N tokens; -1: all of it.",
+)
 @_drawing("--temperature", type=float, help="0, the default, is greedy; 1 as trained.")
 @_drawing("--top-k", type=int, help="From the K likeliest tokens.")
 @_drawing("--top-p", type=float, help="From the fewest tokens of this probability together.")
@@ -94,7 +105,7 @@ _search = option_group("Several texts")
     help="When beam search ends, as in transformers.",
 )
 @click.option("--logprobs", type=int, help="With --json: log-probabilities, also of the K highest.")
-@click.option("--provider", default="cpu", show_default=True, help="cpu, cuda, ...")
+@provider_options
 @threads_option
 @click.option(
     "--draft",

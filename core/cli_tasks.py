@@ -8,6 +8,7 @@ import click
 
 from .cli_check import open_to_compare
 from .cli_make import example, threads_option
+from .cli_provider import provider_options
 from .cli_report import check_outputs, deliver
 
 _PATH = click.Path(path_type=Path)
@@ -39,7 +40,7 @@ _COUNT = click.IntRange(min=1)
 @click.option(
     "--workers", type=_COUNT, default=1, show_default=True, help="Processes that share the items."
 )
-@click.option("--provider", default="cpu", show_default=True)
+@provider_options
 @threads_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it.")
 @click.option("--markdown", "markdown_file", type=_PATH, help="Write the table as Markdown.")

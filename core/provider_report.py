@@ -155,7 +155,7 @@ def _ran_cell(row: ProviderRow) -> str:
         return "failed"
     if row.ran is None:
         return "not installed"
-    from .runtime.session import PROVIDERS
+    from .runtime.providers import PROVIDERS
 
     ours = row.ran.by_provider.get(PROVIDERS[row.provider], {})
     return f"{sum(ours.values())} of {row.ran.nodes}"

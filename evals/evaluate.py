@@ -13,6 +13,7 @@ import numpy as np
 
 from ..bundle import Bundle, Variant
 from ..errors import ConfigError, EvalError
+from ..provider_choice import check_named
 from ..runtime import Model, load
 from .baseline import Baseline, check_comparable, compare
 from .bootstrap import Resampling
@@ -88,6 +89,7 @@ def evaluate(
     before anything is measured. A variant whose numbers are not finite is reported so and never
     passes.
     """
+    check_named(provider)
     limits, how = thresholds or Thresholds(), resampling or Resampling()
     if lambada is None and limits.max_lambada_drop is not None:
         raise EvalError("max_lambada_drop was given and no LAMBADA file to measure it on")

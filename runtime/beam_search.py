@@ -19,7 +19,7 @@ from ..errors import ConfigError, RuntimeFailure
 from .logprobs import TokenLogprobs, highest, log_sum_exp, token_logprobs
 from .processors import Processor, process, processors_of
 from .sampling import NO_TOKEN_LEFT, SamplingParams
-from .setting_checks import check_number, check_whole
+from .setting_checks import check_number, check_whole, make_plain
 from .speculative import Reader
 
 Ints = npt.NDArray[np.int64]
@@ -44,9 +44,11 @@ class BeamParams:
     now, would not be among them. "never": when it could not come to be, however long."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_whole("num_beams", self.num_beams, low=1)
         check_number("length_penalty", self.length_penalty, low=-_STEEPEST, high=_STEEPEST)
-        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+        word = self.early_stopping
+        if not isinstance(word, bool) and not (isinstance(word, str) and word == "never"):
             raise ConfigError(
                 f"early_stopping must be True, False or 'never', but is {self.early_stopping!r}"
             )

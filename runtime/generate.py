@@ -2,8 +2,9 @@
 
 The context window: a prompt of n tokens and m new ones need n + m - 1 positions, since the last
 token is never fed back. Beyond the window a learned position does not exist, so a request that
-needs more is refused before it starts (`on_overflow="error"`) or ends when the window is full
-(`on_overflow="stop"`, FinishReason.CONTEXT).
+needs more is refused before it starts (`on_overflow="error"`), ends when the window is full
+(`on_overflow="stop"`, FinishReason.CONTEXT), or goes on without its oldest tokens
+(`on_overflow="slide"`: see `sliding`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from ..config import GPT2Config
 from ..errors import ConfigError, ContextOverflow, PromptError, RuntimeFailure
 from .logprobs import TokenLogprobs, token_logprobs
 from .sampling import SamplingParams
+from .setting_checks import check_whole, make_plain
 from .speculative import Reader, Speculation
+
+_OVERFLOWS = ("error", "stop", "slide")
+_HISTORY = 4096  # new tokens that there is room for at first: a window that slides has no end
 
 
 class FinishReason(StrEnum):
@@ -60,14 +65,28 @@ class Limits:
 
     max_new_tokens: int = 64
     on_overflow: str = "error"
+    """"error", "stop" or "slide"."""
+    slide_keep: int = 0
+    """With "slide": so many first tokens of the prompt stay in the window; -1: the whole prompt."""
 
     def __post_init__(self) -> None:
-        if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
+        make_plain(self)
+        check_whole("max_new_tokens", self.max_new_tokens, low=1)
+        if not isinstance(self.on_overflow, str) or self.on_overflow not in _OVERFLOWS:
             raise ConfigError(
-                f"max_new_tokens must be a whole number above 0, but is {self.max_new_tokens!r}"
+                f"on_overflow must be 'error', 'stop' or 'slide', but is {self.on_overflow!r}"
             )
-        if self.on_overflow not in ("error", "stop"):
-            raise ConfigError(f"on_overflow must be 'error' or 'stop', but is {self.on_overflow!r}")
+        check_whole("slide_keep", self.slide_keep, low=-1)
+        if self.slide_keep and not self.slides:
+            raise ConfigError("slide_keep is for on_overflow='slide' alone")
+
+    @property
+    def slides(self) -> bool:
+        return self.on_overflow == "slide"
+
+    def kept(self, length: int) -> int:
+        """How many first tokens of a prompt of `length` stay in a window that slides."""
+        return length if self.slide_keep < 0 else min(self.slide_keep, length)
 
 
 @dataclass(frozen=True)
@@ -102,7 +121,7 @@ class Row:
         self._number = number
         self._prompt_length, self._params, self._is_stopped = len(prompt), params, is_stopped
         # Prompt and new tokens: what penalties look at.
-        self._history = np.zeros(len(prompt) + self._most, np.int64)
+        self._history = np.zeros(len(prompt) + min(self._most, _HISTORY), np.int64)
         self._history[: len(prompt)] = prompt
         self._ends = params.end_ids(eos_id)
         self._pick = params.picker(prompt_length=len(prompt), limit=self._most, end_ids=self._ends)
@@ -110,7 +129,7 @@ class Row:
     @property
     def positions(self) -> int:
         """How many the row needs at most: its last token is never fed back."""
-        return len(self._history) - 1
+        return self._prompt_length + self._most - 1
 
     def pick(self, logits: npt.NDArray[np.float32]) -> Step:
         """The next token, from logits (V,); RuntimeFailure where these are no numbers."""
@@ -120,6 +139,8 @@ class Row:
         except RuntimeFailure as reason:
             where = "" if self._number is None else f" of row {self._number}"
             raise RuntimeFailure(f"{reason} (new token {made}{where})") from None
+        if self.length == len(self._history):
+            self._history = np.concatenate([self._history, np.zeros_like(self._history)])
         self._history[self.length] = token
         self.length += 1
         finish = None
@@ -137,12 +158,22 @@ class Row:
 def new_token_limit(length: int, config: GPT2Config, limits: Limits) -> tuple[int, FinishReason]:
     """How many tokens a prompt of `length` may get, and why no more.
 
-    Raises ContextOverflow when the prompt does not fit, or the request and on_overflow is 'error'.
+    Raises ContextOverflow when the prompt does not fit, or the request and on_overflow is 'error';
+    and when what 'slide' shall keep fills the window.
     """
     window = config.n_positions
+    if limits.slides:
+        kept = limits.kept(length)
+        if kept >= window and length + limits.max_new_tokens - 1 > window:
+            raise ContextOverflow(
+                f"slide_keep keeps {kept} tokens of the prompt, and the context window of {window} "
+                "must have room for one more; keep fewer"
+            )
+        return limits.max_new_tokens, FinishReason.LENGTH
     if length > window:
         raise ContextOverflow(
-            f"the prompt has {length} tokens, the context window {window}; shorten the prompt"
+            f"the prompt has {length} tokens, the context window {window}; shorten the prompt, or "
+            "let on_overflow='slide' drop its oldest tokens"
         )
     room = window - length + 1
     if limits.max_new_tokens <= room:
@@ -150,7 +181,8 @@ def new_token_limit(length: int, config: GPT2Config, limits: Limits) -> tuple[in
     if limits.on_overflow == "error":
         raise ContextOverflow(
             f"{length} prompt tokens and {limits.max_new_tokens} new ones exceed the context "
-            f"window of {window}: at most {room} can be made (on_overflow='stop' makes those)"
+            f"window of {window}: at most {room} can be made (on_overflow='stop' makes those, "
+            "'slide' all)"
         )
     return room, FinishReason.CONTEXT
 

@@ -38,6 +38,7 @@ from .kv_cache import Past
 from .logprobs import Score, score_ids
 from .prefix import Prefix, read_prefix
 from .prefix_cache import PrefixCache
+from .providers import assigned_nodes
 from .run_rows import run_rows
 from .session import device_of, plain_reason
 from .settings import Settings, read_settings
@@ -95,6 +96,13 @@ class Model:
         """ONNX Runtime's names, in the order in which they are asked to run a node."""
         return tuple(self._session.get_providers())
 
+    def placement(self) -> Mapping[str, Mapping[str, int]]:
+        """Provider by ONNX Runtime's name -> operator -> nodes that it was given at loading."""
+        assigned = assigned_nodes(self._session)
+        if assigned is None:
+            raise ConfigError(f"onnxruntime {ort.__version__} is too old to tell of placement")
+        return assigned.by_provider
+
     def settle(self) -> None:
         """Wait until the weights lie where they stay: for who measures."""
         if self._mover is not None:
@@ -138,7 +146,12 @@ class Model:
             num_beams, length_penalty, early_stopping: see `BeamParams`. One text at a time.
             stop: a text, or several, at which to end; it is not part of the result.
             on_overflow: "error" refuses a request that exceeds the context window, "stop" ends
-                when the window is full. A prompt longer than the window is always refused.
+                when the window is full; both refuse a prompt longer than the window. "slide" goes
+                on: it drops the oldest half of what the window holds and reads the rest again, and
+                cuts a longer prompt in the same way. Penalties, stop texts and the like still see
+                the whole text.
+            slide_keep: with "slide", so many first tokens of each prompt, prefix included, are
+                never dropped; -1 keeps the whole prompt.
             draft: guess tokens ahead and read several in one step, which makes the same text in
                 less time: "lookup" guesses what followed the newest tokens earlier in the text, a
                 Model with the same vocabulary guesses what it would say. Texts, and the sequences
@@ -152,7 +165,7 @@ class Model:
         _refuse_logprobs(settings)
         shortcuts = Shortcuts(self, settings)
         one = isinstance(prompts, str)
-        several = [prompts] if isinstance(prompts, str) else prompts
+        several = [prompts] if isinstance(prompts, str) else _rows(prompts)
         encoded = [shortcuts.encode(prompt, self._encode) for prompt in several]
         made = self._generate(encoded, settings, shortcuts, n)
         texts = [[str(done.text) for done in rows] for rows in made]
@@ -208,7 +221,7 @@ class Model:
         A Generation holds more than the text: why it ended, and with logprobs=k how likely the
         model held each new token and the k likeliest in its place.
         """
-        rows: list[Any] = list(prompts)
+        rows = _rows(prompts)
         several = bool(rows) and isinstance(rows[0], Sequence | np.ndarray)
         shortcuts = Shortcuts(self, settings)
         joined = [shortcuts.join(row) for row in (rows if several else [rows])]
@@ -312,7 +325,9 @@ class Model:
             mask = _integers("attention_mask", attention_mask)
         if mask.shape != tokens.shape:
             raise PromptError(f"attention_mask is {mask.shape}, ids are {tokens.shape}")
-        if last is not None and not 1 <= last <= tokens.shape[1]:
+        if last is not None and not (
+            isinstance(last, int | np.integer) and 1 <= last <= tokens.shape[1]
+        ):
             raise PromptError(f"last must lie in 1 to {tokens.shape[1]}, but is {last}")
         if self.variant.static is not None:
             return self._static_decoder(len(tokens)).read_all(tokens, mask)[:, -(last or 0) :]
@@ -446,6 +461,13 @@ class Model:
 def _refuse_logprobs(settings: Mapping[str, Any]) -> None:
     if settings.get("logprobs") is not None:
         raise ConfigError("logprobs are part of a Generation: use generate_ids()")
+
+
+def _rows(prompts: Any) -> list[Any]:
+    try:
+        return list(prompts)
+    except TypeError:  # numbers, None, arrays without a dimension
+        raise PromptError(f"prompts must be one or several, but is {prompts!r}") from None
 
 
 def _integers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:

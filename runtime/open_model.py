@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnxruntime as ort
+
 from ..bundle import Bundle, Variant
 from ..errors import BundleIncomplete, ConfigError, TokenizerError
+from ..provider_choice import ProviderChoice
 from .huge_pages import anonymous_regions, start_moving
 from .mapped_files import drop_mapped_pages
 from .model import Model
 from .prefix_cache import PrefixCache
+from .providers import CPU, assigned_nodes, short_name
 from .session import open_session
 from .setting_checks import check_number
 from .tokenizer import TOKENIZER_FILES, Tokenizer, has_tokenizer
@@ -22,7 +27,9 @@ def load(
     *,
     provider: str = "cpu",
     threads: int | None = None,
-    provider_options: Mapping[str, str] | None = None,
+    provider_options: Mapping[str, str | int | float] | None = None,
+    device_id: int | None = None,
+    fallback: bool = True,
     verify: bool = False,
     huge_pages: bool = True,
     prefix_cache_mb: float = 0,
@@ -32,17 +39,24 @@ def load(
     Args:
         precision: "fp32", "fp16", "int8", "int4", or another variant's name; None: fp32 if there
             is one, else the first.
-        provider: "cpu", "cuda", ... or ONNX Runtime's own name of an execution provider.
+        provider: "cpu", "cuda", ... or ONNX Runtime's own name of an execution provider; "auto":
+            CUDA where it starts and takes every node of this variant, else the CPU.
         threads: CPU threads; None is one a core. Where other work keeps a core busy, fewer are
             faster: threads wait for each other at every operator.
-        provider_options: ONNX Runtime's, as {"device_id": "1"} for CUDA.
+        provider_options: ONNX Runtime's, as {"gpu_mem_limit": 2_000_000_000} for CUDA. They may
+            also stand in `provider`, as "cuda:gpu_mem_limit=2000000000;device_id=1".
+        device_id: which GPU, of a provider that has the option device_id.
+        fallback: False refuses a provider that leaves nodes of the model to the CPU; by default
+            a UserWarning counts them. The arithmetic of shapes and masks may always be there:
+            see `Model.placement`.
         verify: compare every file's sha256 with the manifest first.
         huge_pages: have Linux move the weights to huge pages, in the background: decoding gains a
             tenth to a third. See `Model.settle`.
         prefix_cache_mb: megabytes for the beginnings of the latest prompts, so that a prompt which
             begins as another did is not read from its start; 0 keeps none. See `PrefixCache`.
 
-    Raises BundleError when the bundle cannot be used, ProviderUnavailable, TokenizerError.
+    Raises BundleError when the bundle cannot be used, ProviderUnavailable, TokenizerError, and
+    ConfigError for a setting that is out of range.
 
     >>> model = load("bundle", precision="int4", threads=2)                   # doctest: +SKIP
     >>> model.generate("Once upon a time", max_new_tokens=20)                 # doctest: +SKIP
@@ -59,17 +73,24 @@ def load(
     prefix_cache = _new_prefix_cache(prefix_cache_mb, variant)
     tokenizer = _open_tokenizer(opened)
     before = anonymous_regions() if huge_pages else []
-    session = open_session(
-        opened, variant, provider=provider, threads=threads, provider_options=provider_options
+    choice = ProviderChoice.parse(provider).with_options(
+        provider_options, device_id=device_id, fallback=fallback
     )
+    session = open_session(opened, variant, provider=choice, threads=threads)
+    _warn_of_fallback(session, variant)
     prefill = None
     if variant.prefill is not None:
         beside = opened.variant(variant.prefill)
-        prefill = open_session(
-            opened, beside, provider=provider, threads=threads, provider_options=provider_options
-        )
+        prefill = open_session(opened, beside, provider=choice, threads=threads)
     drop_mapped_pages(opened.path)
     return Model(opened, variant, session, tokenizer, start_moving(before), prefix_cache, prefill)
+
+
+def _warn_of_fallback(session: ort.InferenceSession, variant: Variant) -> None:
+    first = session.get_providers()[0]
+    assigned = None if first == CPU else assigned_nodes(session)
+    if assigned is not None and (left := assigned.left_to_cpu()):
+        warnings.warn(f"{short_name(first)}, variant {variant.name}: {left}", stacklevel=3)
 
 
 def _new_prefix_cache(megabytes: float, variant: Variant) -> PrefixCache | None:

@@ -25,7 +25,8 @@ from ..spec import (
     TOTAL,
     TensorSpec,
 )
-from .session import PROVIDERS, open_session, plain_reason
+from .providers import PROVIDERS
+from .session import open_session, plain_reason
 
 TOKENS = 4
 """Read in the run, where the graph does not say how many."""

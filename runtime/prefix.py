@@ -122,6 +122,9 @@ class ReusingDecoder:
     def rewind(self, length: int) -> None:
         self._decoder.rewind(length)
 
+    def read(self, row: int, start: int, end: int) -> Segment:
+        return self._decoder.read(row, start, end)
+
     @property
     def length(self) -> int:
         return self._decoder.length

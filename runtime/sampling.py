@@ -13,7 +13,14 @@ import numpy as np
 
 from ..errors import ConfigError, RuntimeFailure
 from .processors import Floats, Ints, Processor, process, processors_of
-from .setting_checks import check_number, check_vocabulary, check_whole, token_ids, token_values
+from .setting_checks import (
+    check_number,
+    check_vocabulary,
+    check_whole,
+    make_plain,
+    token_ids,
+    token_values,
+)
 from .warpers import draw, likely
 
 Pick = Callable[[Floats, Ints], int]
@@ -76,6 +83,7 @@ class SamplingParams:
     """Report each new token's log-probability, and those of so many likeliest ones."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_number("temperature", self.temperature, low=0)
         check_number("repetition_penalty", self.repetition_penalty, low=0, open_low=True)
         for name in ("presence_penalty", "frequency_penalty"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime as ort
@@ -13,26 +15,15 @@ from ..errors import (
     BundleCorrupt,
     BundleIncomplete,
     BundleVersion,
-    ConfigError,
     Gpt2EdgeError,
     ProviderUnavailable,
     UnsafePath,
 )
+from ..provider_choice import ProviderChoice
 from ..spec import SLOWER_FUSIONS, GraphSpec
+from .providers import AUTO_ORDER, CPU, PROVIDERS, assigned_nodes, configure
+from .setting_checks import check_whole
 
-# What people call them; any name of ONNX Runtime's own is taken as well.
-PROVIDERS: Mapping[str, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "directml": "DmlExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "qnn": "QNNExecutionProvider",
-    "xnnpack": "XnnpackExecutionProvider",
-    "webgpu": "WebGpuExecutionProvider",
-}
-_CPU = PROVIDERS["cpu"]
 _DTYPES = {
     "tensor(int64)": "int64", "tensor(float)": "float32", "tensor(float16)": "float16",
     "tensor(int8)": "int8",
@@ -42,53 +33,57 @@ _LONGEST_REASON = 400
 _QUIET = 4  # fatal only: errors come as exceptions, and are told once
 
 
-def find_provider(name: str) -> str:
-    """ONNX Runtime's name of a provider that this installation has."""
-    full = PROVIDERS.get(name.lower(), name)
-    available = ort.get_available_providers()
-    if full not in available:
-        short = {long: key for key, long in PROVIDERS.items()}
-        raise ProviderUnavailable(
-            f"provider {name!r} is not available in this onnxruntime {ort.__version__}; "
-            f"available: {', '.join(short.get(p, p) for p in available)}"
-        )
-    return full
-
-
 def open_session(
     bundle: Bundle,
     variant: Variant,
     *,
-    provider: str = "cpu",
+    provider: str | ProviderChoice = "cpu",
     threads: int | None = None,
-    provider_options: Mapping[str, str] | None = None,
     profile: Path | None = None,
 ) -> ort.InferenceSession:
     """A session for the variant, its inputs and outputs checked against the contract.
 
-    The CPU provider stands behind every other one, for the few shape operators that others leave
-    to it; a provider that cannot be started is an error, never a silent fallback. ONNX Runtime's
-    other defaults stand: neither its memory arena nor its pattern planning changed decoding on the
-    CPU, and worker threads that spin between steps made it a quarter faster on an idle machine.
+    A provider that cannot be started is an error, never a silent fallback, but for `auto`: it takes
+    the first of AUTO_ORDER that starts and takes every node of the model, else the CPU. ONNX
+    Runtime's other defaults stand: neither its memory arena nor its pattern planning changed
+    decoding on the CPU, and worker threads that spin between steps made it a quarter faster on an
+    idle machine.
 
     Raises ProviderUnavailable, ConfigError, BundleCorrupt, BundleIncomplete, BundleVersion or
     UnsafePath.
     """
-    full = find_provider(provider)
+    choice = provider if isinstance(provider, ProviderChoice) else ProviderChoice.parse(provider)
+    if threads is not None:
+        check_whole("threads", threads, low=1)
+        threads = int(threads)
+    if not choice.is_auto:
+        return _open(bundle, variant, choice, threads, profile)
+    available = ort.get_available_providers()
+    for name in AUTO_ORDER:
+        if PROVIDERS[name] in available:
+            # A damaged bundle is told by the CPU.
+            with contextlib.suppress(ProviderUnavailable, BundleCorrupt):
+                tried = replace(choice, name=name, fallback=False)
+                return _open(bundle, variant, tried, threads, profile)
+    return _open(bundle, variant, ProviderChoice("cpu"), threads, profile)
+
+
+def _open(
+    bundle: Bundle,
+    variant: Variant,
+    choice: ProviderChoice,
+    threads: int | None,
+    profile: Path | None,
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = _QUIET
-    if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ConfigError(f"threads must be a whole number above 0, but is {threads!r}")
-        options.intra_op_num_threads = threads
+    providers = configure(choice, threads, options)
+    full = providers[0][0]
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    providers = [(full, dict(provider_options or {}))]
-    if full != _CPU:
-        providers.append((_CPU, {}))
     path = bundle.file(variant.model)
-    extra = {"disabled_optimizers": list(SLOWER_FUSIONS)} if full == _CPU else {}
+    extra = {"disabled_optimizers": list(SLOWER_FUSIONS)} if full == CPU else {}
     try:
         # Without enable_fallback=0 onnxruntime prints to stdout and tries the CPU instead.
         session = ort.InferenceSession(
@@ -98,11 +93,29 @@ def open_session(
         raise _plain(path, full, reason) from None
     if full not in session.get_providers():
         raise ProviderUnavailable(
-            f"{provider} is built into this onnxruntime but could not be started "
+            f"{choice.name} is built into this onnxruntime but could not be started "
             "(a driver or a library is missing)"
         )
     check_contract(session, bundle.spec(variant), str(path))
+    if full != CPU and not choice.fallback:
+        _refuse_fallback(session, choice.name, variant)
     return session
+
+
+def _refuse_fallback(session: ort.InferenceSession, name: str, variant: Variant) -> None:
+    # Not ONNX Runtime's own setting, session.disable_cpu_ep_fallback: it names no nodes, and
+    # refuses the shape arithmetic that ONNX Runtime puts on the CPU behind every GPU.
+    assigned = assigned_nodes(session)
+    if assigned is None:
+        raise ProviderUnavailable(
+            f"onnxruntime {ort.__version__} does not tell which nodes fall back to the CPU; "
+            "a newer one does"
+        )
+    if left := assigned.left_to_cpu():
+        raise ProviderUnavailable(
+            f"{name} cannot run all of variant {variant.name}: {left}; allow the fallback, or "
+            "choose another variant (gpt2edge info --providers)"
+        )
 
 
 def check_contract(session: ort.InferenceSession, spec: GraphSpec, where: str) -> None:
@@ -158,7 +171,7 @@ def _plain(path: Path, provider: str, reason: Exception) -> Gpt2EdgeError:
     if "ORT model verification failed" in text:
         return BundleCorrupt(f"{path}: is damaged, or not in ORT format")
     started = not isinstance(reason, RuntimeError) and not re.search("provider|cuda", text, re.I)
-    if provider != _CPU and not started:
+    if provider != CPU and not started:
         return ProviderUnavailable(f"{provider} could not be started: {text}")
     return BundleCorrupt(f"{path}: onnxruntime {ort.__version__} cannot load it: {text}")
 

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+_LARGEST = float(np.finfo(np.float64).max)
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy as Python's, which no sum with another overflows; all else as it is."""
+    return value.item() if isinstance(value, np.integer | np.floating) else value
+
+
+def make_plain(settings: DataclassInstance) -> None:
+    """The numbers of NumPy in a frozen dataclass become Python's."""
+    for field in dataclasses.fields(settings):
+        object.__setattr__(settings, field.name, plain(getattr(settings, field.name)))
 
 
 def check_number(
     name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False
 ) -> None:
     """A finite number of at least `low` (above it where `open_low`) and at most `high`."""
+    given = plain(value)
     fits = (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and (value > low if open_low else value >= low)
-        and value <= high
+        isinstance(given, int | float)
+        and not isinstance(given, bool)
+        and abs(given) <= _LARGEST  # NaN is not; a whole number may be larger than any float
+        and (given > low if open_low else given >= low)
+        and given <= high
     )
     if not fits:
         lower = f"above {low:g}" if open_low else f"of at least {low:g}"
@@ -28,13 +48,17 @@ def check_number(
 
 
 def check_whole(name: str, value: object, *, low: int) -> None:
-    if type(value) is not int or value < low:
+    if not _is_whole(value) or value < low:  # type: ignore[operator]
         raise ConfigError(f"{name} must be a whole number of at least {low}, but is {value!r}")
 
 
 def token_ids(name: str, values: object) -> tuple[int, ...]:
     """Token ids as a tuple of int; any iterable of whole numbers of at least 0 is taken."""
-    ids = tuple(values) if isinstance(values, Iterable) else (None,)
+    ids: tuple[Any, ...]
+    try:
+        ids = tuple(values)  # type: ignore[arg-type]
+    except TypeError:
+        ids = (None,)
     if isinstance(values, str | bytes | Mapping) or not all(map(_is_id, ids)):
         raise ConfigError(f"{name} must be token ids, as [3, 50256], but is {values!r}")
     return tuple(map(int, ids))

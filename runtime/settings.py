@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
 
 from ..errors import ConfigError
 from .beam_search import BeamParams
@@ -24,6 +26,7 @@ class Settings(TypedDict, total=False):
 
     max_new_tokens: int
     on_overflow: str
+    slide_keep: int
     stop: str | Sequence[str]
 
     temperature: float
@@ -78,7 +81,7 @@ class Request:
 
     def rows(self, prompts: int) -> list[SamplingParams]:
         """The settings of every sequence of every prompt: prompt 0's n first."""
-        seeds = self.seeds or [self.params.seed] * prompts
+        seeds = [self.params.seed] * prompts if self.seeds is None else self.seeds
         if len(seeds) != prompts:
             raise ConfigError(f"seed has {len(seeds)} seeds, but there are {prompts} prompts")
         return [
@@ -100,19 +103,17 @@ def read_settings(
     known = _SAMPLING | _LIMITS | _BEAMS | _SHORTCUTS | {"stop"}
     if unknown := sorted(settings.keys() - known):
         raise ConfigError(f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    stop = settings.get("stop", ())
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if not all(isinstance(text, str) and text for text in stops):
-        raise ConfigError(f"stop must be a text or several, none of them empty, but is {stop!r}")
+    stops = _stop_texts(settings.get("stop"))
     sampling = {k: v for k, v in settings.items() if k in _SAMPLING}
     seeds = _take_seeds(sampling)
     if "bad_words" in sampling:
         sampling["bad_words"] = encode_words(sampling["bad_words"], encode)
     params = SamplingParams(**sampling)
-    limits = Limits(**{k: v for k, v in settings.items() if k in _LIMITS})
+    limits = read_limits(settings)
     beams = BeamParams(**{k: v for k, v in settings.items() if k in _BEAMS})
     if n is not None:
         check_whole("n", n, low=1)
+        n = int(n)
     if params.min_new_tokens > limits.max_new_tokens:
         raise ConfigError(
             f"min_new_tokens of {params.min_new_tokens} exceed max_new_tokens of "
@@ -127,6 +128,10 @@ def read_settings(
     if n is not None and n > 1 and not params.temperature and beams.num_beams == 1:
         raise ConfigError(f"{n} greedy texts would be the same: set temperature, or num_beams")
     return Request(params=params, seeds=seeds, limits=limits, stop=stops, beams=beams, n=n or 1)
+
+
+def read_limits(settings: Mapping[str, Any]) -> Limits:
+    return Limits(**{k: v for k, v in settings.items() if k in _LIMITS})
 
 
 def encode_words(words: Any, encode: Callable[[str], list[int]]) -> list[Sequence[int]]:
@@ -149,9 +154,20 @@ def encode_words(words: Any, encode: Callable[[str], list[int]]) -> list[Sequenc
 
 def _take_seeds(sampling: dict[str, Any]) -> tuple[int, ...] | None:
     seed = sampling.get("seed")
-    if not isinstance(seed, Sequence) or isinstance(seed, str | bytes):
+    if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str | bytes):
         return None
     del sampling["seed"]
     for each in seed:
         check_whole("seed", each, low=0)
-    return tuple(seed)
+    return tuple(map(int, seed))
+
+
+def _stop_texts(stop: Any) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    one = isinstance(stop, str | Mapping) or not isinstance(stop, Iterable)
+    # An array without a dimension is no Iterable, though it says so.
+    texts = (stop,) if one or not getattr(stop, "shape", True) else tuple(stop)
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ConfigError(f"stop must be a text or several, none of them empty, but is {stop!r}")
+    return texts

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle import Precision
 from ..errors import ConfigError
+from .decoder import Decoder
 from .draft_model import ModelDrafter
 from .lookup import LookupDrafter
 from .prefix import Prefix, ReusingDecoder
+from .settings import read_limits
+from .sliding import SlidingDecoder
 from .speculative import Drafter, Reader, Speculation, SpeculativeDecoder
+from .static_decoder import StaticDecoder
 
 if TYPE_CHECKING:
     from .model import Model
@@ -36,6 +40,7 @@ class Shortcuts:
         self._model = model
         self._draft: Any = settings.get("draft")
         self._prefix: Prefix | None = settings.get("prefix")
+        self._limits = read_limits(settings)
         self.store = model.prefix_cache if self._prefix is None else self._prefix
         # Of the decoder that was opened last, which is not held: its cache goes when it does.
         self.speculation: Speculation | None = None
@@ -53,13 +58,19 @@ class Shortcuts:
 
     def open(self, batch: int, capacity: int) -> Reader:
         """The model to be read from: `Model.open_decoder` with these shortcuts."""
-        model, reusing = self._model, None
-        if self.store is not None:
-            reusing = ReusingDecoder(model.open_growing, self.store, batch, capacity)
-            self._reused = reusing.reused
-        if self._draft is None:
-            return reusing or model.open_decoder(batch, capacity)
-        decoder = reusing or model.open_growing(batch, capacity)
+        model = self._model
+        slides = self._limits.slides and capacity > model.window
+        capacity = model.window if slides else capacity
+        decoder: Decoder | ReusingDecoder | StaticDecoder | SlidingDecoder
+        if self.store is None:
+            decoder = model.open_decoder(batch, capacity)
+        else:
+            decoder = ReusingDecoder(model.open_growing, self.store, batch, capacity)
+            self._reused = decoder.reused
+        if slides:
+            decoder = SlidingDecoder(decoder, model.open_growing, capacity, self._limits.kept)
+        if self._draft is None or isinstance(decoder, StaticDecoder):
+            return decoder
         guessing = SpeculativeDecoder(decoder, self._drafter(capacity), capacity)
         self.speculation = guessing.record
         return guessing
@@ -109,7 +120,7 @@ def _check_prefix(model: Model, prefix: object) -> None:
 def _check_draft(model: Model, draft: object) -> None:
     from .model import Model
 
-    if not (isinstance(draft, Model) or draft == LOOKUP):
+    if not (isinstance(draft, Model) or (isinstance(draft, str) and draft == LOOKUP)):
         raise ConfigError(
             f"draft must be {LOOKUP!r} or a loaded Model, but is {draft!r}; load() opens a bundle"
         )

@@ -11,6 +11,7 @@ steps; they share the cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -90,6 +91,12 @@ class StaticDecoder:
             else np.full(self._spec.vocab_size, np.nan, np.float32)
             for row, token in zip(self._rows, tokens, strict=True)
         ])  # fmt: skip
+
+    def restart(self, row: int, ids: Sequence[int]) -> None:
+        """The row holds these tokens and nothing else, as if newly read."""
+        empty = [np.zeros_like(tensor) for tensor in self._rows[row].cache]
+        self._rows[row] = _Row(empty)
+        self._read(self._rows[row], np.array(ids, np.int64))
 
     def peek(self, ids: Ints) -> Floats:
         """Logits (B, S, V) after each of S more tokens a row; the cache stays where it stands."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...bundle import Bundle
 from ...errors import ConfigError, EvalError
+from ...provider_choice import check_named
 from ...runtime import load
 from ..kept_store import is_kept, variant_key
 from ..original import common_tokenizer, torch_threads
@@ -62,6 +63,7 @@ def run_tasks(
     """
     from ...model.weights import load_checkpoint
 
+    check_named(provider)
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, but is {workers}")
     versions = {"python": sys.version.split()[0], **dict(installed(_TOOLS))}

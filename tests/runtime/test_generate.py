@@ -253,9 +253,9 @@ def test_texts_that_cannot_be_used(model: Model, prompts: Any, message: str) -> 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens must be a whole number above 0, but is 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1, but is 0"),
         ({"max_new_tokens": 2.0}, "max_new_tokens must be .* but is 2.0"),
-        ({"on_overflow": "slide"}, "on_overflow must be 'error' or 'stop', but is 'slide'"),
+        ({"on_overflow": "go"}, "on_overflow must be 'error', 'stop' or 'slide', but is 'go'"),
         ({"stop": ""}, "stop must be .* but is ''"),
         ({"stop": ["a", 3]}, "stop must be"),
         ({"temperature": -0.5}, "temperature must be a number of at least 0, but is -0.5"),
