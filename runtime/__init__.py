@@ -1,5 +1,6 @@
 """Running a bundle on ONNX Runtime: no torch, no onnx."""
 
+from .async_stream import AsyncTextStream
 from .beam_search import BeamParams
 from .generate import FinishReason, Generation
 from .logprobs import Score, TokenLogprobs
@@ -13,6 +14,7 @@ from .text_stream import TextStream
 from .tokenizer import Tokenizer
 
 __all__ = [
+    "AsyncTextStream",
     "BeamParams",
     "FinishReason",
     "Generation",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ..config import GPT2Config
 from ..errors import ConfigError, ContextOverflow, PromptError, RuntimeFailure
+from .deadline import Deadline
 from .logprobs import TokenLogprobs, token_logprobs
 from .sampling import SamplingParams
 from .speculative import Reader, Speculation
@@ -31,6 +32,8 @@ class FinishReason(StrEnum):
     """The model ended its text."""
     CONTEXT = "context"
     """The context window is full."""
+    TIMEOUT = "timeout"
+    """The time that was given has run out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +135,14 @@ def generate_steps(
     limits: Limits,
     is_stopped: Callable[[int, int], bool] = lambda *_: False,
     n: int = 1,
+    deadline: Deadline | None = None,
 ) -> Iterator[Step]:
     """Generate for all prompts together; yields a Step for every token of every unfinished row.
 
     open_decoder(batch, capacity) gives the model. Every prompt has n rows that follow each other
     and is read once. params are those of every row, or one for all. is_stopped(row, token) is told
-    every token and ends the row by returning True. The request is checked at once, PromptError,
+    every token and ends the row by returning True. After the deadline every row that still runs
+    gets the token that is known and ends. The request is checked at once, PromptError,
     ContextOverflow or ConfigError; nothing is computed or allocated before the first step is asked
     for, and closing the iterator frees everything.
     """
@@ -145,7 +150,8 @@ def generate_steps(
     each = [params] * (len(prompts) * n) if isinstance(params, SamplingParams) else params
     for row in each:
         row.check_ids(config.vocab_size)
-    return _steps(open_decoder, prompts, allowed, config.eos_token_id, each, is_stopped, n)
+    time = deadline or Deadline()
+    return _steps(open_decoder, prompts, allowed, config.eos_token_id, each, is_stopped, n, time)
 
 
 def _steps(
@@ -156,7 +162,9 @@ def _steps(
     params: Sequence[SamplingParams],
     is_stopped: Callable[[int, int], bool],
     n: int,
+    deadline: Deadline,
 ) -> Iterator[Step]:
+    deadline.begin()
     longest = max(map(len, prompts))
     most = max(count for count, _ in allowed)
     decoder = open_decoder(len(prompts), longest + most - 1)
@@ -181,6 +189,7 @@ def _steps(
     running = list(range(batch))
     tokens = np.zeros(batch, np.int64)
     for made in range(1, most + 1):
+        late = deadline.is_over()
         for row in tuple(running):
             try:
                 token = pickers[row](logits[row], history[row, starts[row] : longest + made - 1])
@@ -194,6 +203,8 @@ def _steps(
                 finish = FinishReason.STOP
             elif made == allowed[source[row]][0]:
                 finish = allowed[source[row]][1]
+            elif late:
+                finish = FinishReason.TIMEOUT
             if finish:
                 running.remove(row)
             top = params[row].logprobs

@@ -28,6 +28,7 @@ from ..spec import (
     POSITION_IDS,
     GraphSpec,
 )
+from .async_stream import AsyncTextStream
 from .beam_run import run_beams
 from .decoder import Decoder
 from .generate import Generation, Limits, check_prompts, check_request, generate_steps
@@ -134,6 +135,11 @@ class Model:
             stop: a text, or several, at which to end; it is not part of the result.
             on_overflow: "error" refuses a request that exceeds the context window, "stop" ends
                 when the window is full. A prompt longer than the window is always refused.
+            timeout: seconds that the call may take. When they are over, it ends quietly with what
+                there is, as under transformers' `max_time`: the text so far, beam search's best so
+                far, nothing for texts that were not begun; `Generation.finish_reason` tells. It is
+                looked at between steps, so reading a long prompt is not cut short. Of a stream,
+                they run from the first piece, and what its reader takes counts.
             draft: guess tokens ahead and read several in one step, which makes the same text in
                 less time: "lookup" guesses what followed the newest tokens earlier in the text, a
                 Model with the same vocabulary guesses what it would say. Texts, and the sequences
@@ -171,9 +177,16 @@ class Model:
         text = RowText(self._tokenizer(), request.stop)
         steps = generate_steps(
             shortcuts.open, [ids], self._bounds, request.rows(1), request.limits,
-            lambda _, token: text.add(token),
+            lambda _, token: text.add(token), 1, request.deadline,
         )  # fmt: skip
         return TextStream(steps, text, shortcuts)
+
+    def astream(self, prompt: str, **settings: Unpack[Settings]) -> AsyncTextStream:
+        """The pieces of `stream` for `async for`: each is made in a thread, the event loop goes on.
+
+        A request that cannot be served is refused here, as by `stream`.
+        """
+        return AsyncTextStream(self.stream(prompt, **settings))
 
     @overload
     def generate_ids(

@@ -22,15 +22,20 @@ def run_rows(
     request: Request,
     tokenizer: Tokenizer | None,
 ) -> list[Generation]:
-    """Checked prompts, all together; `rows` are as many for each, prompt 0's first."""
+    """Checked prompts, all together; `rows` are as many for each, prompt 0's first.
+
+    Where no time is left, nothing is read, and nothing comes after a prompt.
+    """
     n = len(rows) // len(prompts)
+    if not request.deadline.begin():
+        return [unbegun(prompts[at // n], request, tokenizer) for at in range(len(rows))]
     texts = [RowText(tokenizer, request.stop) for _ in rows] if tokenizer else []
     ids: list[list[int]] = [[] for _ in rows]
     told: list[list[TokenLogprobs]] = [[] for _ in rows]
     reasons = [FinishReason.LENGTH for _ in rows]
     steps = generate_steps(
         shortcuts.open, prompts, bounds, rows, request.limits,
-        lambda row, token: bool(texts) and texts[row].add(token), n,
+        lambda row, token: bool(texts) and texts[row].add(token), n, request.deadline,
     )  # fmt: skip
     for step in steps:
         if step.finish is not FinishReason.EOS:
@@ -50,3 +55,14 @@ def run_rows(
         )
         for row, made in enumerate(ids)
     ]
+
+
+def unbegun(prompt: Sequence[int], request: Request, tokenizer: Tokenizer | None) -> Generation:
+    """What becomes of a prompt for which no time was left."""
+    return Generation(
+        prompt_ids=tuple(map(int, prompt)),
+        ids=(),
+        text="" if tokenizer else None,
+        finish_reason=FinishReason.TIMEOUT,
+        logprobs=None if request.params.logprobs is None else (),
+    )

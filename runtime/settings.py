@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..errors import ConfigError
 from .beam_search import BeamParams
+from .deadline import Deadline
 from .generate import Limits
 from .processors import Processor
 from .sampling import SamplingParams, sequence_seed
@@ -24,6 +25,7 @@ class Settings(TypedDict, total=False):
 
     max_new_tokens: int
     on_overflow: str
+    timeout: float | None
     stop: str | Sequence[str]
 
     temperature: float
@@ -75,6 +77,7 @@ class Request:
     beams: BeamParams
     n: int
     """Sequences a prompt."""
+    deadline: Deadline
 
     def rows(self, prompts: int) -> list[SamplingParams]:
         """The settings of every sequence of every prompt: prompt 0's n first."""
@@ -97,11 +100,11 @@ def read_settings(
     """
     if "n" in settings:
         raise ConfigError("n is a setting of generate() and generate_ids(): a stream is one text")
-    known = _SAMPLING | _LIMITS | _BEAMS | _SHORTCUTS | {"stop"}
+    known = _SAMPLING | _LIMITS | _BEAMS | _SHORTCUTS | {"stop", "timeout"}
     if unknown := sorted(settings.keys() - known):
         raise ConfigError(f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
     stop = settings.get("stop", ())
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    stops = (stop,) if isinstance(stop, str | int | float) else tuple(stop or ())
     if not all(isinstance(text, str) and text for text in stops):
         raise ConfigError(f"stop must be a text or several, none of them empty, but is {stop!r}")
     sampling = {k: v for k, v in settings.items() if k in _SAMPLING}
@@ -126,7 +129,10 @@ def read_settings(
         )
     if n is not None and n > 1 and not params.temperature and beams.num_beams == 1:
         raise ConfigError(f"{n} greedy texts would be the same: set temperature, or num_beams")
-    return Request(params=params, seeds=seeds, limits=limits, stop=stops, beams=beams, n=n or 1)
+    return Request(
+        params=params, seeds=seeds, limits=limits, stop=stops, beams=beams, n=n or 1,
+        deadline=Deadline(settings.get("timeout")),
+    )  # fmt: skip
 
 
 def encode_words(words: Any, encode: Callable[[str], list[int]]) -> list[Sequence[int]]:
