@@ -21,10 +21,11 @@ class Deadline:
         self._end_s: float | None = None
 
     def begin(self) -> bool:
-        """Let the time run, if it does not yet; whether any is left."""
-        if self._timeout_s is not None and self._end_s is None:
-            self._end_s = monotonic() + self._timeout_s
-        return not self.is_over()
+        """Let the time run; whether any is left, as there always is when it begins."""
+        if self._timeout_s is None or self._end_s is not None:
+            return not self.is_over()
+        self._end_s = monotonic() + self._timeout_s
+        return True
 
     def is_over(self) -> bool:
         return self._end_s is not None and monotonic() >= self._end_s
