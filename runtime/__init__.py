@@ -5,6 +5,7 @@ from .beam_search import BeamParams
 from .generate import FinishReason, Generation
 from .logprobs import Score, TokenLogprobs
 from .model import Model
+from .offline import FileReport, generate_file
 from .open_model import load
 from .prefix import Prefix
 from .prefix_cache import PrefixCache
@@ -16,6 +17,7 @@ from .tokenizer import Tokenizer
 __all__ = [
     "AsyncTextStream",
     "BeamParams",
+    "FileReport",
     "FinishReason",
     "Generation",
     "Model",
@@ -27,5 +29,6 @@ __all__ = [
     "TextStream",
     "TokenLogprobs",
     "Tokenizer",
+    "generate_file",
     "load",
 ]

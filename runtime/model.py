@@ -369,7 +369,7 @@ class Model:
                 for prompt, most in zip(prompts, allowed, strict=True)
             ]
         n = request.n
-        if self._exact_in_batches and not shortcuts.one_by_one:
+        if self.exact_in_batches and not shortcuts.one_by_one:
             done = run_rows(shortcuts, prompts, self._bounds, rows, request, tokenizer)
         else:
             done = []
@@ -379,8 +379,8 @@ class Model:
         return [done[at : at + n] for at in range(0, len(done), n)]
 
     @property
-    def _exact_in_batches(self) -> bool:
-        """Only fp32 is: what rounds as it runs amplifies last bits into tokens."""
+    def exact_in_batches(self) -> bool:
+        """Only fp32 is, so its texts run together: what rounds amplifies last bits into tokens."""
         return self.variant.precision is Precision.FP32 and self.variant.kv_dtype == "float32"
 
     def _tokenizer(self) -> Tokenizer:
