@@ -24,6 +24,7 @@ from .cli_harness import lm_eval
 from .cli_make import export
 from .cli_quantize import quantize
 from .cli_run import generate
+from .cli_score import score
 from .cli_tasks import ask_tasks
 from .cli_train import train
 from .cli_verify import pack, verify
@@ -97,6 +98,7 @@ for command in (
     export,
     quantize,
     generate,
+    score,
     evaluate,
     ask_tasks,
     lm_eval,
@@ -146,11 +148,11 @@ def _prepare_streams() -> None:
 
 def _report(error: BaseException) -> int:
     """Say in one line what went wrong; returns the exit code."""
+    # Where Ctrl-C met code run by exec() (dataclasses, torch's imports), CPython 3.11 takes it for
+    # unhandled and `python -m` ends by signal; one more exec() clears that.
+    exec("")
     match error:
         case _Interrupted() | click.Abort() | KeyboardInterrupt():
-            # Where Ctrl-C met code run by exec() (dataclasses, torch's imports), CPython 3.11
-            # takes it for unhandled and `python -m` ends by signal; one more exec() clears that.
-            exec("")
             return _say("interrupted; nothing was left half-written", INTERRUPTED)
         case NoArgsIsHelpError():
             error.show()

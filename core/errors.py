@@ -23,6 +23,7 @@ Gpt2EdgeError
  │    └── ContextOverflow   prompt and new tokens exceed the context window
  ├── ProviderUnavailable    an execution provider is not installed
  ├── RuntimeFailure         ONNX Runtime failed in the middle of a run
+ ├── GenerationInterrupted  a file of prompts was left unfinished, and can be gone on with
  └── EvalError              an evaluation could not run
 """
 
@@ -132,6 +133,12 @@ class ProviderUnavailable(Gpt2EdgeError):
 
 class RuntimeFailure(Gpt2EdgeError):
     """ONNX Runtime failed in the middle of a run, or returned logits that are not numbers."""
+
+
+class GenerationInterrupted(Gpt2EdgeError):
+    """Ctrl-C ended the work on a file of prompts; the results so far are saved."""
+
+    exit_code = 130
 
 
 class EvalError(Gpt2EdgeError):

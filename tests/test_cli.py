@@ -37,6 +37,7 @@ VERBS = (
     "export",
     "quantize",
     "generate",
+    "score",
     "eval",
     "lm-eval",
     "tasks",
