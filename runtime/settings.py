@@ -140,6 +140,9 @@ def encode_words(words: Any, encode: Callable[[str], list[int]]) -> list[Sequenc
 
     A text is forbidden as it stands and after a space, since GPT-2's tokens hold the space before
     a word. Another spelling of it, as two tokens where one was meant, is another sequence.
+
+    >>> encode_words(["no", [7, 8]], lambda text: list(text.encode()))
+    [[110, 111], [32, 110, 111], [7, 8]]
     """
     if not isinstance(words, Sequence):
         raise ConfigError(f"bad_words must be texts or lists of token ids, but is {words!r}")
