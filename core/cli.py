@@ -74,7 +74,8 @@ class _Verbs(click.Group):
     epilog="""\b
 Exit codes:
   0    done
-  1    a check failed: a graph differs from the original, a variant drifted too far, bundles differ
+  1    a check failed: a graph differs from the original, a variant drifted too far, bundles differ;
+       or rows of a file could not be served
   2    bad input or usage, or the command could not run, or a gate could not decide
   130  interrupted
   141  the reader of the output went away

@@ -168,7 +168,9 @@ NAMES = st.sampled_from(sorted({*Settings.__annotations__, "n", "id", "prompt"})
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.dictionaries(NAMES, VALUES, max_size=3))
 def test_whatever_a_row_holds_the_others_go_on(
