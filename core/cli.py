@@ -24,6 +24,7 @@ from .cli_harness import lm_eval
 from .cli_make import export
 from .cli_quantize import quantize
 from .cli_run import generate
+from .cli_score import score
 from .cli_tasks import ask_tasks
 from .cli_train import train
 from .cli_verify import pack, verify
@@ -73,7 +74,8 @@ class _Verbs(click.Group):
     epilog="""\b
 Exit codes:
   0    done
-  1    a check failed: a graph differs from the original, a variant drifted too far, bundles differ
+  1    a check failed: a graph differs from the original, a variant drifted too far, bundles differ;
+       or rows of a file could not be served
   2    bad input or usage, or the command could not run, or a gate could not decide
   130  interrupted
   141  the reader of the output went away
@@ -97,6 +99,7 @@ for command in (
     export,
     quantize,
     generate,
+    score,
     evaluate,
     ask_tasks,
     lm_eval,
@@ -146,11 +149,11 @@ def _prepare_streams() -> None:
 
 def _report(error: BaseException) -> int:
     """Say in one line what went wrong; returns the exit code."""
+    # Where Ctrl-C met code run by exec() (dataclasses, torch's imports), CPython 3.11 takes it for
+    # unhandled and `python -m` ends by signal; one more exec() clears that.
+    exec("")
     match error:
         case _Interrupted() | click.Abort() | KeyboardInterrupt():
-            # Where Ctrl-C met code run by exec() (dataclasses, torch's imports), CPython 3.11
-            # takes it for unhandled and `python -m` ends by signal; one more exec() clears that.
-            exec("")
             return _say("interrupted; nothing was left half-written", INTERRUPTED)
         case NoArgsIsHelpError():
             error.show()

@@ -18,6 +18,7 @@ from .option_groups import GroupedCommand, option_group
 if TYPE_CHECKING:
     from .runtime import Generation, Model, Speculation
 
+_PATH = click.Path(path_type=Path)
 _DRAWN = {"top_k", "top_p", "min_p", "typical_p", "seed", "n"}
 """Settings that mean something only where tokens are drawn."""
 
@@ -27,6 +28,7 @@ _drawing = option_group("Drawing")
 _repeating = option_group("Repetition")
 _tokens = option_group("Tokens (each option may be given several times)")
 _search = option_group("Several texts")
+_file = option_group("A file of prompts")
 
 
 @click.command(
@@ -34,14 +36,15 @@ _search = option_group("Several texts")
     short_help="Continue a prompt.",
     epilog=example('gpt2edge generate bundle "The meaning of life" --precision int4 --top-k 40'),
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=_PATH)
 @click.argument("prompt", required=False)
-@click.option("--prompt-file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
+@click.option("--prompt-file", type=_PATH, help="Read the prompt from a file.")
 @click.option("--ids", help="The prompt as token ids, 1,2,3; prints ids. Needs no tokenizer.")
 @click.option("--precision", help="Variant: fp32, fp16, int8, int4, ...; default: fp32.")
 @_length("-n", "--max-new-tokens", type=int, default=64, show_default=True)
 @_length("--min-new-tokens", type=int, help="No end of text before so many.")
 @_length("--stop", multiple=True, help="End at this text; may be given several times.")
+@_length("--timeout", type=float, help="Seconds; then it ends with what there is.")
 @_length(
     "--on-overflow",
     type=click.Choice(["error", "stop", "slide"]),
@@ -104,7 +107,18 @@ _search = option_group("Several texts")
     type=click.Choice(["true", "false", "never"]),
     help="When beam search ends, as in transformers.",
 )
-@click.option("--logprobs", type=int, help="With --json: log-probabilities, also of the K highest.")
+@_file(
+    "--input",
+    type=_PATH,
+    help='JSON lines of {"prompt": ...}, each with an "id" and settings of its own where it has '
+    "any, named as in Python (max_new_tokens); or a .txt, a prompt a line.",
+)
+@_file("--output", type=_PATH, help="JSON lines: what comes after each, in the same order.")
+@_file("--batch", type=int, help="Rows that run together, in fp32.  [default: 8]")
+@_file("--force", is_flag=True, help="Begin anew where the output is there already.")
+@click.option(
+    "--logprobs", type=int, help="With --json or --input: log-probabilities, also of the K highest."
+)
 @provider_options
 @threads_option
 @click.option(
@@ -126,25 +140,35 @@ def generate(
     stream: bool,
     as_json: bool,
     **given: Any,
-) -> None:
+) -> int:
     """Continue PROMPT (`-`: standard input) with a variant of BUNDLE; prints what comes after it.
 
     A newline at the very end of standard input or of a prompt file is no part of the prompt.
     A temperature of 1 is assumed where --top-k, --top-p, --min-p, --typical-p, --seed or
     --sequences is given without one, unless --num-beams is. Several texts are parted by lines of
     `---`.
+
+    With --input, every prompt of a file is continued. The same command goes on where an
+    interrupted one ended, also after a crash. A row that cannot be served gets its "error", and the
+    exit code is 1.
     """
+    from .cli_generate_file import FileOptions
+
+    of_file = FileOptions.take(given, prompt, prompt_file, ids)
     settings = _settings(given)
-    if "logprobs" in settings and not as_json:
-        raise click.UsageError("--logprobs needs --json.")
+    if "logprobs" in settings and not as_json and of_file is None:
+        raise click.UsageError("--logprobs needs --json or --input.")
     tokens = None if ids is None else _parse_ids(ids)
-    text = None if ids is not None else _read_prompt(prompt, prompt_file)
+    alone = ids is None and of_file is None
+    text = read_prompt(prompt, prompt_file) if alone else None
     from .runtime import load
     from .runtime.shortcuts import LOOKUP
 
     model = load(bundle, precision, provider=provider, threads=threads)
     if draft:
         settings["draft"] = draft if draft == LOOKUP else _open_draft(draft, model, provider)
+    if of_file is not None:
+        return of_file.run(model, settings, as_json)
     if tokens is not None or as_json:
         _whole(model, text, tokens, settings, as_json)
     elif "n" in settings:
@@ -157,6 +181,7 @@ def generate(
             click.echo(piece, nl=False)  # click flushes
         click.echo()
         _say_speculation(pieces.speculation)
+    return 0
 
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -230,17 +255,9 @@ def _whole(
 
 
 def _facts(row: Generation) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "text": row.text,
-        "ids": row.ids,
-        "finish_reason": str(row.finish_reason),
-    }
-    if row.score is not None:
-        facts["score"] = row.score
-    if row.logprobs is not None:
-        facts["logprobs"] = [
-            {"id": each.id, "logprob": each.logprob, "top": each.top} for each in row.logprobs
-        ]
+    from .runtime.offline_rows import made_facts
+
+    facts = {**made_facts(row), "ids": row.ids}
     if row.speculation is not None:
         facts["speculation"] = {
             **asdict(row.speculation),
@@ -256,9 +273,12 @@ def _parse_ids(text: str) -> list[int]:
         raise PromptError(f"--ids {text!r}: expected whole numbers with commas, as 1,2,3") from None
 
 
-def _read_prompt(prompt: str | None, file: Path | None) -> str:
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """A text that was typed, or (`-`) standard input, or a file, without a newline at its end."""
     if (prompt is None) == (file is None):
-        raise click.UsageError("Give a PROMPT ('-' reads standard input) or --prompt-file.")
+        raise click.UsageError(
+            "Give a PROMPT ('-' reads standard input), --prompt-file, --ids or --input."
+        )
     if prompt is not None and prompt != "-":
         return prompt
     where = "standard input" if file is None else str(file)

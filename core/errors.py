@@ -26,6 +26,7 @@ Gpt2EdgeError
  ├── QueueFull              as many requests wait as may
  ├── RequestCancelled       a request was cancelled before its end
  │    └── RequestTimeout    as its result did not come in the time given
+ ├── GenerationInterrupted  a file of prompts was left unfinished, and can be gone on with
  └── EvalError              an evaluation could not run
 """
 
@@ -147,6 +148,12 @@ class RequestCancelled(Gpt2EdgeError):
 
 class RequestTimeout(RequestCancelled, TimeoutError):
     """A request's result did not come in the time given; it was cancelled."""
+
+
+class GenerationInterrupted(Gpt2EdgeError):
+    """Ctrl-C ended the work on a file of prompts; the results so far are saved."""
+
+    exit_code = 130
 
 
 class EvalError(Gpt2EdgeError):

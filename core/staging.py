@@ -25,8 +25,8 @@ _AT_FDCWD = -100  # linux/fcntl.h
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into one line that names the path."""
+def storage_errors(path: Path, state: str = "nothing was changed") -> Iterator[None]:
+    """Turn an OSError of the block into one line that names the path and how it was left."""
     try:
         yield
     except ConnectionError:
@@ -36,12 +36,12 @@ def storage_errors(path: Path) -> Iterator[None]:
         if reason.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(nearest_folder(path)).free
             raise StorageError(
-                f"{shown}: the disk is full ({free:,} bytes free); nothing was changed"
+                f"{shown}: the disk is full ({free:,} bytes free); {state}"
             ) from reason
         what = " ".join((reason.strerror or str(reason)).split())
         if isinstance(reason.filename, str) and _final(Path(reason.filename)) != shown:
             what = f"{what}: {_final(Path(reason.filename))}"
-        raise StorageError(f"{shown}: cannot be written: {what}; nothing was changed") from reason
+        raise StorageError(f"{shown}: cannot be written: {what}; {state}") from reason
 
 
 def _final(path: Path) -> Path:

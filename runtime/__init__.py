@@ -1,10 +1,12 @@
 """Running a bundle on ONNX Runtime: no torch, no onnx."""
 
+from .async_stream import AsyncTextStream
 from .batcher import Batcher
 from .beam_search import BeamParams
 from .generate import FinishReason, Generation
 from .logprobs import Score, TokenLogprobs
 from .model import Model
+from .offline import FileReport, generate_file
 from .open_model import load
 from .pending import Pending
 from .prefix import Prefix
@@ -15,8 +17,10 @@ from .text_stream import TextStream
 from .tokenizer import Tokenizer
 
 __all__ = [
+    "AsyncTextStream",
     "Batcher",
     "BeamParams",
+    "FileReport",
     "FinishReason",
     "Generation",
     "Model",
@@ -29,5 +33,6 @@ __all__ = [
     "TextStream",
     "TokenLogprobs",
     "Tokenizer",
+    "generate_file",
     "load",
 ]

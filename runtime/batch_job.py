@@ -51,6 +51,7 @@ class Job:
         """The newest one."""
         self.reused = 0
         self._result = RowResult(text.ids, text.request, text.tokenizer)
+        text.request.deadline.begin()
         self._row = Row(text.ids, text.params, text.allowed, eos_id, self._result.is_stopped)
 
     @property
@@ -65,7 +66,7 @@ class Job:
         that leave no token, a processor that raises.
         """
         try:
-            step = self._row.pick(logits)
+            step = self._row.pick(logits, late=self.text.request.deadline.is_over())
             self.token = step.token
             self.mailbox.add(self._result.add(step))
             if step.finish:

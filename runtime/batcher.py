@@ -53,10 +53,12 @@ class Batcher:
 
         Args:
             wait: seconds to wait for a place in the queue; None waits as long as it takes.
+            timeout: as in `generate_ids`, counted from here: a request that waited until then is
+                given its first token, and ends.
 
         Raises QueueFull where there is no place; what `generate_ids` raises for a request that
-        cannot be served; ConfigError for several sequences, beam search and drafts, and where the
-        batcher is closed.
+        cannot be served; ConfigError for several sequences, beam search, drafts and windows that
+        slide, and where the batcher is closed.
         """
         if wait is not None:
             check_number("wait", wait, low=0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from .beam_search import beam_search
 from .generate import FinishReason, Generation
+from .run_rows import unbegun
 from .settings import Request
 from .shortcuts import Shortcuts
 from .stop_text import RowText, ends_in_stop
@@ -20,7 +21,12 @@ def run_beams(
     request: Request,
     tokenizer: Tokenizer | None,
 ) -> list[Generation]:
-    """The n best continuations of a checked prompt, best first; `allowed` as check_request says."""
+    """The n best continuations of a checked prompt, best first; `allowed` as check_request says.
+
+    Where no time is left nothing is read, and nothing comes after the prompt.
+    """
+    if not request.deadline.begin():
+        return [unbegun(prompt, request, tokenizer) for _ in range(request.n)]
     end_ids = request.params.end_ids(eos_id)
     limit, at_limit = allowed
 
@@ -29,13 +35,16 @@ def run_beams(
 
     done = []
     for found in beam_search(
-        shortcuts.open, prompt, limit, end_ids, request.params, request.beams, is_stopped
-    )[: request.n]:
+        shortcuts.open, prompt, limit, end_ids, request.params, request.beams, is_stopped,
+        request.deadline.is_over,
+    )[: request.n]:  # fmt: skip
         ids, reason = found.ids, at_limit
         if ids[-1] in end_ids:
             ids, reason = ids[:-1], FinishReason.EOS
         elif is_stopped(ids):
             reason = FinishReason.STOP
+        elif len(ids) < limit:
+            reason = FinishReason.TIMEOUT
         told = request.params.logprobs is not None
         done.append(
             Generation(

@@ -96,12 +96,14 @@ def beam_search(
     params: SamplingParams,
     beams: BeamParams,
     is_stopped: Callable[[Sequence[int]], bool] = lambda _: False,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> list[Hypothesis]:
     """The best texts of at most `limit` new tokens after a checked prompt, best first.
 
     As many as num_beams; fewer where the settings leave fewer. is_stopped(new ids) says whether
-    a text is over for another reason than end_ids. Raises RuntimeFailure, or ConfigError where the
-    settings forbid every token.
+    a text is over for another reason than end_ids. When is_late(), the running texts end with the
+    token that is next, and the best of all are what was found. Raises RuntimeFailure, or
+    ConfigError where the settings forbid every token.
     """
     count, length = beams.num_beams, len(prompt)
     decoder = open_decoder(1, length + limit - 1)
@@ -117,13 +119,14 @@ def beam_search(
     state = _Beams(texts, scores, list(range(count)), [()] * count)
     keep = max(2, 1 + len(end_ids)) * count  # enough that num_beams go on, whatever ends
     for made in range(1, limit + 1):
+        last = made == limit or is_late()
         table = _continued(logits, state, chain, length + made - 1)
         best = highest(table.reshape(-1), keep)
         parents, tokens = np.divmod(best, table.shape[1])
         totals = table.reshape(-1)[best]
         new = np.concatenate([state.texts[parents, length : length + made - 1], tokens[:, None]], 1)
         ends = np.array([
-            made == limit or int(row[-1]) in end_ids or is_stopped(row.tolist()) for row in new
+            last or int(row[-1]) in end_ids or is_stopped(row.tolist()) for row in new
         ])  # fmt: skip
         told = _tell(logits, state, parents, tokens, params.logprobs)
         _set_aside(state, beams, new, totals, ends, told)

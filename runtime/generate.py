@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ..config import GPT2Config
 from ..errors import ConfigError, ContextOverflow, PromptError, RuntimeFailure
+from .deadline import Deadline
 from .logprobs import TokenLogprobs, token_logprobs
 from .sampling import SamplingParams
 from .setting_checks import check_whole, make_plain
@@ -37,6 +38,8 @@ class FinishReason(StrEnum):
     """The model ended its text."""
     CONTEXT = "context"
     """The context window is full."""
+    TIMEOUT = "timeout"
+    """The time that was given has run out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +134,11 @@ class Row:
         """How many the row needs at most: its last token is never fed back."""
         return self._prompt_length + self._most - 1
 
-    def pick(self, logits: npt.NDArray[np.float32]) -> Step:
-        """The next token, from logits (V,); RuntimeFailure where these are no numbers."""
+    def pick(self, logits: npt.NDArray[np.float32], *, late: bool = False) -> Step:
+        """The next token, from logits (V,); RuntimeFailure where these are no numbers.
+
+        late: no time is left, so it is the last one.
+        """
         made = self.length - self._prompt_length + 1
         try:
             token = self._pick(logits, self._history[: self.length])
@@ -150,6 +156,8 @@ class Row:
             finish = FinishReason.STOP
         elif made == self._most:
             finish = self._why
+        elif late:
+            finish = FinishReason.TIMEOUT
         top = self._params.logprobs
         told = None if top is None else token_logprobs(logits, token, top)
         return Step(self._number or 0, token, finish, told)
@@ -219,12 +227,14 @@ def generate_steps(
     limits: Limits,
     is_stopped: Callable[[int, int], bool] = lambda *_: False,
     n: int = 1,
+    deadline: Deadline | None = None,
 ) -> Iterator[Step]:
     """Generate for all prompts together; yields a Step for every token of every unfinished row.
 
     open_decoder(batch, capacity) gives the model. Every prompt has n rows that follow each other
     and is read once. params are those of every row, or one for all. is_stopped(row, token) is told
-    every token and ends the row by returning True. The request is checked at once, PromptError,
+    every token and ends the row by returning True. After the deadline every row that still runs
+    gets the token that is known and ends. The request is checked at once, PromptError,
     ContextOverflow or ConfigError; nothing is computed or allocated before the first step is asked
     for, and closing the iterator frees everything.
     """
@@ -232,7 +242,8 @@ def generate_steps(
     each = [params] * (len(prompts) * n) if isinstance(params, SamplingParams) else params
     for row in each:
         row.check_ids(config.vocab_size)
-    return _steps(open_decoder, prompts, allowed, config.eos_token_id, each, is_stopped, n)
+    time = deadline or Deadline()
+    return _steps(open_decoder, prompts, allowed, config.eos_token_id, each, is_stopped, n, time)
 
 
 def _steps(
@@ -243,7 +254,9 @@ def _steps(
     params: Sequence[SamplingParams],
     is_stopped: Callable[[int, int], bool],
     n: int,
+    deadline: Deadline,
 ) -> Iterator[Step]:
+    deadline.begin()
     longest = max(map(len, prompts))
     decoder = open_decoder(len(prompts), longest + max(most for most, _ in allowed) - 1)
     ids, mask = pad_left(prompts, longest)
@@ -259,8 +272,9 @@ def _steps(
     running = list(range(len(rows)))
     tokens = np.zeros(len(rows), np.int64)
     while True:
+        late = deadline.is_over()
         for at in tuple(running):
-            step = rows[at].pick(logits[at])
+            step = rows[at].pick(logits[at], late=late)
             tokens[at] = step.token
             if step.finish:
                 running.remove(at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,6 +38,21 @@ class Score:
     """Of each token given those before it; None for a first token that nothing comes before."""
     total: float
     """Their sum: the log-likelihood in nats."""
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp of the mean loss of the tokens that have a log-probability; None where none has.
+
+        >>> Score(ids=(464, 1330), logprobs=(None, -2.0), total=-2.0).perplexity
+        7.38905609893065
+        """
+        scored = sum(logprob is not None for logprob in self.logprobs)
+        if not scored:
+            return None
+        try:
+            return math.exp(-self.total / scored)
+        except OverflowError:
+            return math.inf
 
 
 class ReadsLogits(Protocol):

@@ -28,6 +28,7 @@ from ..spec import (
     POSITION_IDS,
     GraphSpec,
 )
+from .async_stream import AsyncTextStream
 from .batch_decoder import BatchDecoder
 from .batch_job import OneText
 from .batcher import Batcher
@@ -152,6 +153,11 @@ class Model:
                 the whole text.
             slide_keep: with "slide", so many first tokens of each prompt, prefix included, are
                 never dropped; -1 keeps the whole prompt.
+            timeout: seconds that the call may take. When they are over, it ends quietly with what
+                there is, as under transformers' `max_time`: the text so far, beam search's best so
+                far, nothing for texts that were not begun; `Generation.finish_reason` tells. It is
+                looked at between steps, so reading a long prompt is not cut short. Of a stream,
+                they run from the first piece, and what its reader takes counts.
             draft: guess tokens ahead and read several in one step, which makes the same text in
                 less time: "lookup" guesses what followed the newest tokens earlier in the text, a
                 Model with the same vocabulary guesses what it would say. Texts, and the sequences
@@ -189,9 +195,16 @@ class Model:
         text = RowText(self._tokenizer(), request.stop)
         steps = generate_steps(
             shortcuts.open, [ids], self._bounds, request.rows(1), request.limits,
-            lambda _, token: text.add(token),
+            lambda _, token: text.add(token), 1, request.deadline,
         )  # fmt: skip
         return TextStream(steps, text, shortcuts)
+
+    def astream(self, prompt: str, **settings: Unpack[Settings]) -> AsyncTextStream:
+        """The pieces of `stream` for `async for`: each is made in a thread, the event loop goes on.
+
+        A request that cannot be served is refused here, as by `stream`.
+        """
+        return AsyncTextStream(self.stream(prompt, **settings))
 
     @overload
     def generate_ids(
@@ -414,7 +427,7 @@ class Model:
                 for prompt, most in zip(prompts, allowed, strict=True)
             ]
         n = request.n
-        if self._exact_in_batches and not shortcuts.one_by_one:
+        if self.exact_in_batches and not shortcuts.one_by_one:
             done = run_rows(shortcuts, prompts, self._bounds, rows, request, tokenizer)
         else:
             done = []
@@ -433,8 +446,10 @@ class Model:
         else:
             raise PromptError(f"a prompt must be a text or token ids, but is {prompt!r}")
         request = read_settings(settings, None, self._encode)
-        if request.beams.num_beams > 1 or shortcuts.one_by_one:
-            raise ConfigError("a batcher takes neither num_beams nor draft: use generate()")
+        if request.beams.num_beams > 1 or shortcuts.one_by_one or request.limits.slides:
+            raise ConfigError(
+                "a batcher takes no num_beams, no draft and no on_overflow='slide': use generate()"
+            )
         (params,) = request.rows(1)
         (allowed,) = check_request([ids], self._bounds, request.limits)
         params.check_ids(self.config.vocab_size)
@@ -445,8 +460,8 @@ class Model:
         )  # fmt: skip
 
     @property
-    def _exact_in_batches(self) -> bool:
-        """Only fp32 is: what rounds as it runs amplifies last bits into tokens."""
+    def exact_in_batches(self) -> bool:
+        """Only fp32 is, so its texts run together: what rounds amplifies last bits into tokens."""
         return self.variant.precision is Precision.FP32 and self.variant.kv_dtype == "float32"
 
     def _tokenizer(self) -> Tokenizer:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from .beam_search import BeamParams
+from .deadline import Deadline
 from .generate import Limits
 from .processors import Processor
 from .sampling import SamplingParams, sequence_seed
@@ -27,6 +28,7 @@ class Settings(TypedDict, total=False):
     max_new_tokens: int
     on_overflow: str
     slide_keep: int
+    timeout: float | None
     stop: str | Sequence[str]
 
     temperature: float
@@ -78,6 +80,7 @@ class Request:
     beams: BeamParams
     n: int
     """Sequences a prompt."""
+    deadline: Deadline
 
     def rows(self, prompts: int) -> list[SamplingParams]:
         """The settings of every sequence of every prompt: prompt 0's n first."""
@@ -100,7 +103,7 @@ def read_settings(
     """
     if "n" in settings:
         raise ConfigError("n is a setting of generate() and generate_ids(): here one text is made")
-    known = _SAMPLING | _LIMITS | _BEAMS | _SHORTCUTS | {"stop"}
+    known = _SAMPLING | _LIMITS | _BEAMS | _SHORTCUTS | {"stop", "timeout"}
     if unknown := sorted(settings.keys() - known):
         raise ConfigError(f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
     stops = _stop_texts(settings.get("stop"))
@@ -127,7 +130,10 @@ def read_settings(
         )
     if n is not None and n > 1 and not params.temperature and beams.num_beams == 1:
         raise ConfigError(f"{n} greedy texts would be the same: set temperature, or num_beams")
-    return Request(params=params, seeds=seeds, limits=limits, stop=stops, beams=beams, n=n or 1)
+    return Request(
+        params=params, seeds=seeds, limits=limits, stop=stops, beams=beams, n=n or 1,
+        deadline=Deadline(settings.get("timeout")),
+    )  # fmt: skip
 
 
 def read_limits(settings: Mapping[str, Any]) -> Limits:
@@ -139,6 +145,9 @@ def encode_words(words: Any, encode: Callable[[str], list[int]]) -> list[Sequenc
 
     A text is forbidden as it stands and after a space, since GPT-2's tokens hold the space before
     a word. Another spelling of it, as two tokens where one was meant, is another sequence.
+
+    >>> encode_words(["no", [7, 8]], lambda text: list(text.encode()))
+    [[110, 111], [32, 110, 111], [7, 8]]
     """
     if not isinstance(words, Sequence):
         raise ConfigError(f"bad_words must be texts or lists of token ids, but is {words!r}")

@@ -9,7 +9,14 @@ from .tokenizer import Tokenizer
 
 
 class TextAssembler:
-    """Token bytes in, text out. What may be the beginning of a stop string is held back."""
+    """Token bytes in, text out. What may be the beginning of a stop string is held back.
+
+    >>> text = TextAssembler(stop=["END"])
+    >>> text.add("caf\u00e9".encode()[:4]), text.add("caf\u00e9".encode()[4:])
+    ('caf', '\u00e9')
+    >>> text.add(b" E"), text.add(b"N"), text.add(b"D and more")
+    (' ', '', '')
+    """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

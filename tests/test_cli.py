@@ -37,6 +37,7 @@ VERBS = (
     "export",
     "quantize",
     "generate",
+    "score",
     "eval",
     "lm-eval",
     "tasks",
@@ -259,6 +260,18 @@ def test_a_seed_repeats_a_text(run: Run, bundle: Path) -> None:
     assert first == again != other
 
 
+def test_generate_ends_at_its_timeout(run: Run, bundle: Path) -> None:
+    late = ("-n", 40, "--timeout", 1e-9)
+    full = run("generate", bundle, "the cat", "-n", 40).out
+    facts = json.loads(run("generate", bundle, "the cat", *late, "--json").out)
+    assert (len(facts["ids"]), facts["finish_reason"]) == (1, "timeout")
+    ended = run("generate", bundle, "the cat", *late)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == facts["text"] + "\n"
+    assert full.startswith(facts["text"])
+    assert run("generate", bundle, "the cat", "-n", 40, "--timeout", 1000).out == full
+
+
 def test_generate_several_texts(run: Run, bundle: Path) -> None:
     model = gpt2edge.load(bundle)
     wanted = model.generate("the cat", n=3, max_new_tokens=6, temperature=1.0, seed=4)
@@ -319,6 +332,7 @@ def test_the_help_groups_its_options(run: Run) -> None:
         (["the", "--temperature", "-1"], ["temperature", "-1"]),
         (["the", "--top-p", "1.5"], ["top_p", "1.5"]),
         (["the", "-n", "0"], ["max_new_tokens"]),
+        (["the", "--timeout", "0"], ["timeout", "above 0"]),
         (["the", "-n", "100"], ["context window", "64"]),
         (["the cat sat on the mat. " * 99], ["context window", "64"]),
         ([""], ["empty"]),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, ConfigError
-from .json_lines import JsonLines
+from ...json_lines import JsonLines
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -85,7 +85,8 @@ class MetricsLog:
         """Drop what comes after `step`, from where a training goes on; returns what stays."""
         if not self.path.exists():
             return []
-        kept = [record for record in self._lines.read(StepRecord.from_dict) if record.step <= step]
+        records = self._lines.read(StepRecord.from_dict, CheckpointError)
+        kept = [record for record in records if record.step <= step]
         self._lines.replace([record.to_dict() for record in kept])
         return kept
 
@@ -99,7 +100,7 @@ def read_metrics(path: Path) -> list[StepRecord]:
     Raises CheckpointError when there are none.
     """
     file = metrics_file(path)
-    records = JsonLines(file).read(StepRecord.from_dict)
+    records = JsonLines(file).read(StepRecord.from_dict, CheckpointError)
     if not records:
         raise CheckpointError(f"{file}: holds no record of a step")
     return records

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...config import GPT2Config
-from ...errors import Gpt2EdgeError
+from ...errors import CheckpointError, Gpt2EdgeError
+from ...json_lines import JsonLines
 from .flops import flops_per_token, peak_flops
-from .json_lines import JsonLines
 from .memory import memory_bytes
 from .metrics import METRICS_FILE, MetricsLog, StepRecord
 from .plot import draw_losses
@@ -57,7 +57,7 @@ class Watcher:
         if self._folder is None or self._metrics is None or self._samples is None:
             return []
         if self._samples.path.exists():
-            samples = self._samples.read(_sample)
+            samples = self._samples.read(_sample, CheckpointError)
             self._samples.replace([item for item in samples if item["step"] <= step])
         self._board = TensorBoardLog(self._folder / TENSORBOARD_FOLDER, resumed_after=step)
         return self._metrics.truncate(step)

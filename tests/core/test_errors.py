@@ -42,7 +42,7 @@ def test_a_failed_check_is_1_and_bad_input_is_2() -> None:
     ones = {name for name, item in CLASSES.items() if item.exit_code == 1}
     assert ones == {"BudgetNotMet", "ParityError"}
     stopped = {name for name, item in CLASSES.items() if item.exit_code == 130}
-    assert stopped == {"TrainingInterrupted"}
+    assert stopped == {"GenerationInterrupted", "TrainingInterrupted"}
     assert {item.exit_code for item in CLASSES.values()} == {1, 2, 130}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import gpt2edge
 from gpt2edge import Bundle, GPT2Config, GraphKind, Precision, Variant
 from gpt2edge.bundle import changed_bundle, new_bundle
 from gpt2edge.cli import main
@@ -25,6 +26,7 @@ from gpt2edge.model import initialize, save_checkpoint
 from gpt2edge.model.gpt2 import GPT2
 from gpt2edge.model.weights import Checkpoint
 from gpt2edge.quantize import quantize
+from gpt2edge.runtime import generate_file
 
 CONFIG = GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2)
 # Whatever a write in this package goes through; the last two are the fallback of hard links.
@@ -172,6 +174,7 @@ from gpt2edge.errors import StorageError
 from gpt2edge.export import export_bundle
 from gpt2edge.model import GPT2, Checkpoint, initialize
 from gpt2edge.quantize import quantize
+from gpt2edge.runtime import generate_file
 
 bundle, disk = Path(sys.argv[1]), Path(sys.argv[2])
 target = disk / "bundle"
@@ -333,3 +336,23 @@ def test_a_recipe_that_cannot_be_written_is_in_the_manifest(
     assert "variant least-drift was added; its recipe stands in the manifest too" in err
     told = Bundle.open(target, verify=True).variant("least-drift").quantization["recipe"]
     assert told["name"] == "least-drift"
+
+
+def test_a_file_of_texts(tiny_bundle: Path, tmp_path: Path) -> None:
+    """What was written before stays, and the same call goes on with it when there is room."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(f'{{"prompt": "A name {at}"}}\n' for at in range(60)))
+    model = gpt2edge.load(tiny_bundle, threads=1)
+    with (
+        files_of_at_most(3_000),
+        pytest.raises(StorageError, match=r"out\.jsonl: cannot be written: File too large; what"),
+    ):
+        generate_file(model, source, target, max_new_tokens=8)
+    before = target.read_bytes()
+    assert before.count(b"\n") >= 8
+    assert generate_file(model, source, target, max_new_tokens=8).resumed_after >= 8
+    whole = tmp_path / "whole.jsonl"
+    generate_file(model, source, whole, max_new_tokens=8)
+    assert target.read_bytes() == whole.read_bytes()
+    assert target.read_bytes().startswith(before)
+    assert names(tmp_path) == ["in.jsonl", "out.jsonl", "whole.jsonl"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -29,6 +31,27 @@ def model(tiny_bundle: Path) -> Model:
 def variants(tiny_bundle: Path) -> dict[str, Model]:
     names = ("fp32", "fp32-portable", "fp16", "int8", "int4")
     return {name: load(tiny_bundle, name, threads=1) for name in names}
+
+
+@pytest.fixture
+def caches(monkeypatch: pytest.MonkeyPatch) -> Iterator[weakref.WeakSet[Any]]:
+    """The decoders that are in memory, of those opened in this test: each has a KV cache.
+
+    The garbage collector is off, so one that is gone was let go of at once.
+    """
+    held: weakref.WeakSet[Any] = weakref.WeakSet()
+    opened = Model.open_growing
+
+    def recorded(self: Model, *arguments: Any, **named: Any) -> Any:
+        decoder = opened(self, *arguments, **named)
+        held.add(decoder)
+        return decoder
+
+    monkeypatch.setattr(Model, "open_growing", recorded)
+    gc.collect()
+    gc.disable()
+    yield held
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

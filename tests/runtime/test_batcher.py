@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -252,6 +253,18 @@ def test_a_timeout_cancels(batcher: Batcher) -> None:
     assert batcher.submit([1], max_new_tokens=2).result(timeout=60).ids
 
 
+def test_no_time_left_ends_with_what_is_there(
+    model: Model, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count()
+    monkeypatch.setattr("gpt2edge.runtime.deadline.monotonic", lambda: next(now))
+    done = batcher.submit([1, 2], max_new_tokens=50, timeout=3).result()
+    alone = model.generate_ids([1, 2], max_new_tokens=50)
+    assert done.finish_reason is FinishReason.TIMEOUT
+    assert 0 < len(done.ids) <= 3
+    assert done.ids == alone.ids[: len(done.ids)]
+
+
 def test_a_request_that_nobody_holds_is_dropped(batcher: Batcher) -> None:
     pending = endless(batcher, [1])
     next(pending)
@@ -309,8 +322,10 @@ def test_prefixes(model: Model, tiny_bundle: Path, batcher: Batcher) -> None:
         ("a", {"no_such": 1}, ConfigError, "unknown setting 'no_such'"),
         ("a", {"n": 2}, ConfigError, "n is a setting of generate"),
         ("a", {"seed": [1, 2]}, ConfigError, "seed has 2 seeds"),
-        ("a", {"num_beams": 2}, ConfigError, "neither num_beams nor draft"),
-        ("a", {"draft": "lookup"}, ConfigError, "neither num_beams nor draft"),
+        ("a", {"num_beams": 2}, ConfigError, "takes no num_beams"),
+        ("a", {"draft": "lookup"}, ConfigError, "no draft"),
+        ("a", {"on_overflow": "slide"}, ConfigError, "no on_overflow='slide'"),
+        ("a", {"timeout": 0}, ConfigError, "timeout must be"),
         ("a", {"prefix": "text"}, ConfigError, "prefix must come from"),
         ("a", {"wait": -1}, ConfigError, "wait must be a number of at least 0"),
     ],
