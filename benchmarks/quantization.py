@@ -71,7 +71,7 @@ def main() -> None:
         costs[name] = timed("quantize", bundle, "--recipe", name, "--calibration", calibration)
     # The searches measure on text of their own: a training book that is not calibrated on.
     other = trained_on(options.books, checkpoint / "held_out.txt", skip=1)
-    for type in ("Q4_0", "Q4_K_M"):
+    for type in ("Q8_0", "Q4_0", "Q4_K_M"):
         name = f"within-{type.lower()}"
         costs[name] = timed(
             "quantize", bundle, "--max-size", sizes[type], "--calibration", calibration,
