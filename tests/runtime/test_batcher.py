@@ -215,8 +215,14 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def endless(batcher: Batcher, prompt: list[int], **settings: Any) -> Any:
-    """A request that runs for long."""
-    return batcher.submit(prompt, max_new_tokens=250, stop_ids=(), **settings)
+    """A request that runs for a second and longer."""
+    own = [slowly, *settings.pop("processors", ())]
+    return batcher.submit(prompt, max_new_tokens=250, stop_ids=(), processors=own, **settings)
+
+
+def slowly(_: Any, logits: Any) -> Any:
+    time.sleep(0.004)
+    return logits
 
 
 def test_cancelling_frees_the_row(model: Model) -> None:
@@ -267,8 +273,7 @@ def test_no_time_left_ends_with_what_is_there(
 
 def test_a_request_that_nobody_holds_is_dropped(batcher: Batcher) -> None:
     pending = endless(batcher, [1])
-    next(pending)
-    assert batcher.running == 1
+    wait_until(lambda: batcher.running == 1)
     del pending
     gc.collect()
     wait_until(lambda: batcher.running == 0)

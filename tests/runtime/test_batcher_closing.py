@@ -18,8 +18,14 @@ from gpt2edge.runtime import Batcher, Model
 
 
 def endless(batcher: Batcher, prompt: list[int], **settings: Any) -> Any:
-    """A request that runs for long."""
-    return batcher.submit(prompt, max_new_tokens=250, stop_ids=(), **settings)
+    """A request that runs for a second and longer."""
+    own = [slowly, *settings.pop("processors", ())]
+    return batcher.submit(prompt, max_new_tokens=250, stop_ids=(), processors=own, **settings)
+
+
+def slowly(_: Any, logits: Any) -> Any:
+    time.sleep(0.004)
+    return logits
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:

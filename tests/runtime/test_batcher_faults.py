@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,14 @@ Changed = Callable[[Callable[[Path], None]], Path]
 
 
 def endless(batcher: Batcher, prompt: list[int], **settings: Any) -> Any:
-    """A request that runs for long."""
-    return batcher.submit(prompt, max_new_tokens=250, stop_ids=(), **settings)
+    """A request that runs for a second and longer."""
+    own = [slowly, *settings.pop("processors", ())]
+    return batcher.submit(prompt, max_new_tokens=250, stop_ids=(), processors=own, **settings)
+
+
+def slowly(_: Any, logits: Any) -> Any:
+    time.sleep(0.004)
+    return logits
 
 
 class Dying:
