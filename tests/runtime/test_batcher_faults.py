@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,15 @@ def test_an_error_of_its_own(model: Model, monkeypatch: pytest.MonkeyPatch) -> N
         assert batcher.submit([1], max_new_tokens=2).result().ids
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own answer to SIGINT, which pytest-xdist's workers ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals for threads")
 @pytest.mark.parametrize("read", [lambda pending: pending.result(), list])
 def test_ctrl_c_cancels(model: Model, read: Callable[[Any], Any]) -> None:
