@@ -80,3 +80,15 @@ def test_more_tokens_are_looked_at_without_a_trace(models: dict[str, Model]) -> 
     peeked = decoder.peek(NEW[:5, 0][None])[0]
     whole = model.logits(np.concatenate([prompt, NEW[:5, 0]])[None])[0, 20:]
     assert np.abs(peeked - whole).max() < 0.05
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_that_join_a_batch(models: dict[str, Model], name: str) -> None:
+    model = models[name]
+    alone = [model.generate_ids(prompt, max_new_tokens=12) for prompt in PROMPTS]
+    for rows in (1, 3):
+        with model.batcher(rows=rows) as batcher:
+            handed_in = [batcher.submit(prompt, max_new_tokens=12) for prompt in PROMPTS]
+            found = [pending.result() for pending in handed_in]
+        assert [row.ids[:1] for row in found] == [row.ids[:1] for row in alone]
+        assert rows > 1 or found == alone
