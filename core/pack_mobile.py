@@ -21,7 +21,7 @@ from typing import Any
 from .bundle import Bundle, BundleDraft, Variant
 from .errors import ConfigError
 from .files import staged_folder
-from .manifest import ORT_SUFFIX
+from .manifest import ORT_SUFFIX, Precision
 from .mobile_readme import mobile_readme
 from .pack import chosen_variants, companion_files
 
@@ -86,7 +86,10 @@ def pack_mobile(
             progress(f"{name}: writing ORT format")
             to_ort_format(graph, file, standard=standard)
             progress(f"{name}: comparing it with the ONNX graph")
-            differences[name] = compare(graph, file, bundle.spec(variant), standard=standard)
+            differences[name] = compare(
+                graph, file, bundle.spec(variant),
+                standard=standard, half=variant.precision is Precision.FP16,
+            )  # fmt: skip
             sources[path] = graph, file, standard
             made[name] = replace(
                 variant, model=path, files=(path,),
