@@ -91,10 +91,11 @@ def compare(
 ) -> float:
     """The largest difference of the logits; ParityError beyond TOLERANCE, for any output.
 
-    `half`: the graph computes in float16, which the levels below and above round at other places;
-    HALF_TOLERANCE holds then, and a cache of int8 may be one step off. Both run on the CPU, on a prefill and on steps after a cache of random numbers, or, where the
-    shapes are fixed, on such calls. A standard graph is held against its plain nodes, without the
-    fusions that are only saved: in integers they round otherwise.
+    `half`: the graph computes in float16, whose last places depend on which fusions were made;
+    HALF_TOLERANCE holds then, and a cache of int8 may be one step off. Both run on the CPU, on a
+    prefill and on steps after a cache of random numbers, or, where the shapes are fixed, on such
+    calls. A standard graph is held against its plain nodes, without the fusions that are only
+    saved: in integers they round otherwise.
     """
     level = _LEVELS.ORT_ENABLE_BASIC if standard else _LEVELS.ORT_ENABLE_ALL
     share = HALF_TOLERANCE if half else TOLERANCE
