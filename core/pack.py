@@ -24,11 +24,14 @@ def pack(
     Files are copied, as what has a second name elsewhere could be changed there; `linked`, for a
     bundle that is soon gone, links them where the file system can. What tools open unasked is fp32
     where it is among the variants, else the first listed. Raises ConfigError for no variant,
-    BundleIncomplete for one that is not there, StorageError when `target` exists.
+    BundleIncomplete for one that is not there, BundleCorrupt for a damaged file (not looked for
+    where `linked`), StorageError when `target` exists.
     """
     chosen = chosen_variants(bundle, variants)
     kept = {file for variant in chosen.values() for file in variant.files}
     kept |= companion_files(bundle)
+    if not linked:
+        bundle.verify(kept)
     with staged_folder(target, overwrite=overwrite) as folder:
         known = {name: info for name, info in bundle.manifest.files.items() if name in kept}
         for name in known:

@@ -21,7 +21,7 @@ from typing import Any
 from .bundle import Bundle, BundleDraft, Variant
 from .errors import ConfigError
 from .files import staged_folder
-from .manifest import ORT_SUFFIX
+from .manifest import ORT_SUFFIX, Precision
 from .mobile_readme import mobile_readme
 from .pack import chosen_variants, companion_files
 
@@ -58,7 +58,8 @@ def pack_mobile(
     """Write a bundle of these variants in ORT format at `target`, with companions and MOBILE.md.
 
     Raises ConfigError for no variant, one that is in ORT format already or too large for it;
-    BundleIncomplete for one that is not there, ExportError (ParityError among them), StorageError
+    BundleIncomplete for one that is not there, BundleCorrupt for a damaged file, which would get a
+    checksum of its own in the pack, ExportError (ParityError among them), StorageError
     when `target` exists.
     """
     from .export.ort_format import VERSION, check_size, compare, required_operators, to_ort_format
@@ -68,6 +69,8 @@ def pack_mobile(
         if variant.in_ort_format:
             raise ConfigError(f"{bundle.path}: {name} is in ORT format already")
         check_size(name, bundle.bytes_of(variant))
+    read = {file for variant in chosen.values() for file in variant.files}
+    bundle.verify(read | companion_files(bundle))
     made: dict[str, Variant] = {}
     sources: dict[str, tuple[Path, Path, bool]] = {}
     differences: dict[str, float] = {}
@@ -86,7 +89,10 @@ def pack_mobile(
             progress(f"{name}: writing ORT format")
             to_ort_format(graph, file, standard=standard)
             progress(f"{name}: comparing it with the ONNX graph")
-            differences[name] = compare(graph, file, bundle.spec(variant), standard=standard)
+            differences[name] = compare(
+                graph, file, bundle.spec(variant),
+                standard=standard, half=variant.precision is Precision.FP16,
+            )  # fmt: skip
             sources[path] = graph, file, standard
             made[name] = replace(
                 variant, model=path, files=(path,),

@@ -38,6 +38,8 @@ MAX_BYTES = 2**31 - 2**24
 """What a flatbuffer holds, less some room for its tables."""
 TOLERANCE = 1e-4
 """Largest difference of an output, as a part of its largest number."""
+HALF_TOLERANCE = 2.0**-8
+"""The same where the graph computes in float16: four of its last places at the largest number."""
 _ERRORS_ONLY = 3
 _CPU = "CPUExecutionProvider"
 _LEVELS = ort.GraphOptimizationLevel
@@ -84,14 +86,19 @@ def required_operators(graphs: Mapping[str, tuple[Path, Path, bool]], *, types: 
     return "\n".join([f"# for {', '.join(sorted(graphs))}", *ops, ""])
 
 
-def compare(graph: Path, made: Path, spec: GraphSpec, *, standard: bool) -> float:
+def compare(
+    graph: Path, made: Path, spec: GraphSpec, *, standard: bool, half: bool = False
+) -> float:
     """The largest difference of the logits; ParityError beyond TOLERANCE, for any output.
 
-    Both run on the CPU, on a prefill and on steps after a cache of random numbers, or, where the
-    shapes are fixed, on such calls. A standard graph is held against its plain nodes, without the
-    fusions that are only saved: in integers they round otherwise.
+    `half`: the graph computes in float16, whose last places depend on which fusions were made;
+    HALF_TOLERANCE holds then, and a cache of int8 may be one step off. Both run on the CPU, on a
+    prefill and on steps after a cache of random numbers, or, where the shapes are fixed, on such
+    calls. A standard graph is held against its plain nodes, without the fusions that are only
+    saved: in integers they round otherwise.
     """
     level = _LEVELS.ORT_ENABLE_BASIC if standard else _LEVELS.ORT_ENABLE_ALL
+    share = HALF_TOLERANCE if half else TOLERANCE
     worst = 0.0
     sessions = [_open(graph, level), _open(made, level)]
     for feeds in _calls(spec):
@@ -99,7 +106,10 @@ def compare(graph: Path, made: Path, spec: GraphSpec, *, standard: bool) -> floa
         for value, want, got in zip(spec.outputs, *both, strict=True):
             wide = want.astype(np.float64)
             difference = float(np.abs(wide - got).max(initial=0.0))
-            if not difference <= TOLERANCE * max(1.0, float(np.abs(wide).max(initial=0.0))):
+            allowed = share * max(1.0, float(np.abs(wide).max(initial=0.0)))
+            if half and value.dtype == "int8":
+                allowed = max(allowed, 1.0)
+            if not difference <= allowed:
                 raise ParityError(
                     f"{made.name}: {value.name} differs from {graph.name}'s by {difference:.3g}; "
                     "nothing was written"

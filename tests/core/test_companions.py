@@ -15,6 +15,7 @@ from gpt2edge.bundle import changed_bundle
 from gpt2edge.companions import genai_config
 from gpt2edge.errors import BundleCorrupt, BundleIncomplete, ConfigError, StorageError
 from gpt2edge.pack import pack
+from gpt2edge.pack_mobile import pack_mobile
 from gpt2edge.spec import StaticShape
 
 
@@ -133,3 +134,24 @@ def test_a_pack_refuses_what_is_not_there_and_keeps_what_is(
     (tmp_path / "taken").mkdir()
     with pytest.raises(StorageError, match="--force"):
         pack(bundle, tmp_path / "taken", ["int4"])
+
+
+@pytest.mark.parametrize("write", [pack, pack_mobile])
+@pytest.mark.parametrize("name", ["onnx/model_q4.onnx_data", "tokenizer.json"])
+def test_a_damaged_file_is_not_packed(copy: Path, tmp_path: Path, write: Any, name: str) -> None:
+    """Else the pack would be damaged too, and in ORT format have checksums of the damage."""
+    file = copy / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BundleCorrupt, match=f"{name}: was altered"):
+        write(Bundle.open(copy), tmp_path / "new", ["int4"])
+    file.unlink()
+    with pytest.raises(BundleIncomplete, match=f"{name}: missing"):
+        write(Bundle.open(copy), tmp_path / "new", ["int4"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_damage_of_another_variant_does_not_matter_to_a_pack(copy: Path, tmp_path: Path) -> None:
+    (copy / "onnx/model_fp16.onnx_data").unlink()
+    pack(Bundle.open(copy), tmp_path / "new", ["int4"]).verify()

@@ -26,7 +26,8 @@ from gpt2edge.errors import (
     StorageError,
 )
 from gpt2edge.evals.bundle_diff import diff_bundles
-from gpt2edge.export import ort_format
+from gpt2edge.export import export_bundle, ort_format
+from gpt2edge.model import Checkpoint
 from gpt2edge.pack_mobile import MobilePack, pack_mobile
 from gpt2edge.provider_report import provider_table, report_providers
 from gpt2edge.quantize import Calibration, quantize
@@ -225,6 +226,24 @@ def test_another_graph_is_no_success(
     with pytest.raises(ParityError, match=r"model_q4.ort: logits differs from model_q4.onnx's"):
         pack_mobile(Bundle.open(source), tmp_path / "new", ["int4"])
     assert not (tmp_path / "new").exists()
+
+
+def test_float16_may_round_at_other_places(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    """Logits as large as a trained model's, whose last place in float16 is 0.008 and more."""
+    checkpoint = make_checkpoint(n_embd=256, n_layer=4, seed=5)
+    export_bundle(checkpoint, tmp_path / "bundle")
+    text = Calibration(np.random.default_rng(0).integers(0, 399, (8, 32)), "random", "0" * 64, 0)
+    names = ["fp16", "fp16-kv8"]
+    for name in names:
+        quantize(Bundle.open(tmp_path / "bundle"), name, calibration=text)
+    bundle = Bundle.open(tmp_path / "bundle")
+    packed = pack_mobile(bundle, tmp_path / "phone", names).bundle
+    ids = np.random.default_rng(1).integers(0, 399, (2, 40))
+    want, got = (load(each, "fp16", threads=1).logits(ids) for each in (bundle, packed))
+    assert np.abs(want).max() > 8
+    assert np.abs(want - got).max() < 0.02 * np.abs(want).max()
 
 
 def test_a_graph_that_onnxruntime_cannot_write(tmp_path: Path) -> None:
