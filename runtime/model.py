@@ -237,7 +237,7 @@ class Model:
         rows = _rows(prompts)
         several = bool(rows) and isinstance(rows[0], Sequence | np.ndarray)
         shortcuts = Shortcuts(self, settings)
-        joined = [shortcuts.join(row) for row in (rows if several else [rows])]
+        joined = [shortcuts.join(_rows(row)) for row in (rows if several else [rows])]
         done = self._generate(joined, settings, shortcuts, n)
         if n is None:
             return [each[0] for each in done] if several else done[0][0]
@@ -276,7 +276,7 @@ class Model:
         Raises PromptError, RuntimeFailure, and ConfigError for variants of fixed shapes.
         """
         text = prompt if isinstance(prompt, str) else None
-        ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
+        ids = self._encode(prompt) if isinstance(prompt, str) else _rows(prompt)
         check_request([ids], self._bounds, Limits(max_new_tokens=1))
         return read_prefix(self.open_growing, ids, text, self)
 
@@ -298,18 +298,18 @@ class Model:
         """
         if isinstance(texts, str):
             return self.score_ids(self._encode(texts), bos=bos)
-        return [self.score_ids(self._encode(text), bos=bos) for text in texts]
+        return [self.score_ids(self._encode(text), bos=bos) for text in _rows(texts)]
 
     def score_ids(self, ids: Sequence[int], *, bos: bool = False) -> Score:
         """The same of token ids."""
-        check_prompts([ids], self.config)
+        whole = _rows(ids)
+        check_prompts([whole], self.config)
         before = None
         if bos:
             before = self.config.bos_token_id
             if before is None:
                 raise ConfigError("bos: the model's config.json names no bos_token_id")
-        whole = [int(id) for id in ids]
-        return score_ids(self.logits, whole, before=before, window=self.window)
+        return score_ids(self.logits, [int(id) for id in whole], before=before, window=self.window)
 
     def logits(
         self,
@@ -478,11 +478,12 @@ def _refuse_logprobs(settings: Mapping[str, Any]) -> None:
         raise ConfigError("logprobs are part of a Generation: use generate_ids()")
 
 
-def _rows(prompts: Any) -> list[Any]:
+def _rows(given: Any) -> list[Any]:
+    """Several texts, several token ids, or several lists of them."""
     try:
-        return list(prompts)
+        return list(given)
     except TypeError:  # numbers, None, arrays without a dimension
-        raise PromptError(f"prompts must be one or several, but is {prompts!r}") from None
+        raise PromptError(f"prompts must be one or several, but is {given!r}") from None
 
 
 def _integers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
