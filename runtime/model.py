@@ -13,21 +13,8 @@ import onnxruntime as ort
 
 from ..bundle import Bundle, Precision, Variant
 from ..config import GPT2Config
-from ..errors import (
-    ConfigError,
-    ContextOverflow,
-    PromptError,
-    RuntimeFailure,
-    TokenizerError,
-)
-from ..spec import (
-    ATTENTION_MASK,
-    INPUT_IDS,
-    LOGITS,
-    NUM_LOGITS_TO_KEEP,
-    POSITION_IDS,
-    GraphSpec,
-)
+from ..errors import ConfigError, PromptError, RuntimeFailure, TokenizerError
+from ..spec import GraphSpec
 from .async_stream import AsyncTextStream
 from .batch_decoder import BatchDecoder
 from .batch_job import OneText
@@ -41,13 +28,14 @@ from .prefix import Prefix, read_prefix
 from .prefix_cache import PrefixCache
 from .providers import assigned_nodes
 from .run_rows import run_rows
-from .session import device_of, plain_reason
+from .session import device_of
 from .settings import Settings, read_settings
 from .shortcuts import Shortcuts
 from .static_decoder import StaticDecoder, StaticGraph
 from .stop_text import RowText
 from .text_stream import TextStream
 from .tokenizer import Tokenizer
+from .whole_texts import checked_texts, read_whole
 
 Prompt = Sequence[int]
 
@@ -73,9 +61,6 @@ class Model:
         self._session, self._prefill = session, prefill
         self._mover = mover
         self._device = device_of(session)
-        self._keeps = any(
-            value.name == NUM_LOGITS_TO_KEEP for value in session.get_overridable_initializers()
-        )
 
     @property
     def config(self) -> GPT2Config:
@@ -324,42 +309,10 @@ class Model:
         nothing. last: only those of the last so many positions; the others are not computed where
         the graph allows it. No KV cache is kept. Raises PromptError or RuntimeFailure.
         """
-        tokens = _integers("ids", ids)
-        if tokens.ndim != 2 or not tokens.size:
-            raise PromptError(f"ids must be (batch, length) and not empty, but are {tokens.shape}")
-        if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
-            raise PromptError(f"token ids must lie in 0 to {self.config.vocab_size - 1}")
-        if tokens.shape[1] > self.window:
-            raise ContextOverflow(
-                f"{tokens.shape[1]} tokens exceed the context window of {self.window}"
-            )
-        mask = np.ones_like(tokens)
-        if attention_mask is not None:
-            mask = _integers("attention_mask", attention_mask)
-        if mask.shape != tokens.shape:
-            raise PromptError(f"attention_mask is {mask.shape}, ids are {tokens.shape}")
-        if last is not None and not (
-            isinstance(last, int | np.integer) and 1 <= last <= tokens.shape[1]
-        ):
-            raise PromptError(f"last must lie in 1 to {tokens.shape[1]}, but is {last}")
+        tokens, mask = checked_texts(ids, attention_mask, last, self._bounds)
         if self.variant.static is not None:
             return self._static_decoder(len(tokens)).read_all(tokens, mask)[:, -(last or 0) :]
-        feeds: dict[str, npt.NDArray[np.generic]] = {
-            INPUT_IDS: tokens,
-            ATTENTION_MASK: mask,
-            POSITION_IDS: np.maximum(mask.cumsum(1) - 1, 0),
-        }
-        spec = self.spec
-        for past in spec.inputs[len(feeds) :]:
-            shape = (len(tokens), spec.n_head, 0, spec.head_dim)
-            feeds[past.name] = np.zeros(shape, past.dtype)
-        if last is not None and self._keeps:
-            feeds[NUM_LOGITS_TO_KEEP] = np.asarray(last, np.int64)
-        try:
-            result: npt.NDArray[np.float32] = self._session.run([LOGITS], feeds)[0]
-        except Exception as reason:  # onnxruntime has no base class for its errors
-            raise RuntimeFailure(f"{self.providers[0]} failed: {plain_reason(reason)}") from None
-        return result if last is None else result[:, -last:]
+        return read_whole(self._session, self.spec, tokens, mask, last)
 
     def open_decoder(self, batch: int, capacity: int) -> Decoder | StaticDecoder:
         """The bare model with a KV cache for `batch` rows of at most `capacity` tokens.
@@ -484,13 +437,3 @@ def _rows(given: Any) -> list[Any]:
         return list(given)
     except TypeError:  # numbers, None, arrays without a dimension
         raise PromptError(f"prompts must be one or several, but is {given!r}") from None
-
-
-def _integers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise PromptError(f"{name} must be one array: pad shorter rows and mask them") from None
-    if array.size and array.dtype.kind not in "iu":
-        raise PromptError(f"{name} must be whole numbers, but are {array.dtype}")
-    return np.ascontiguousarray(array, dtype=np.int64)
