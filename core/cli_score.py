@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_make import example, json_option, threads_option
+from .cli_provider import provider_options
 from .cli_run import read_prompt
 from .errors import PromptError
 
@@ -31,7 +32,7 @@ _SHOWN = 40  # characters of a text in the table
     "--bos", is_flag=True, help="Score the first token too, behind the model's <|endoftext|>."
 )
 @click.option("--tokens", is_flag=True, help="Also each token's own.")
-@click.option("--provider", default="cpu", show_default=True, help="cpu, cuda, ...")
+@provider_options
 @threads_option
 @json_option
 def score(

@@ -13,21 +13,8 @@ import onnxruntime as ort
 
 from ..bundle import Bundle, Precision, Variant
 from ..config import GPT2Config
-from ..errors import (
-    ConfigError,
-    ContextOverflow,
-    PromptError,
-    RuntimeFailure,
-    TokenizerError,
-)
-from ..spec import (
-    ATTENTION_MASK,
-    INPUT_IDS,
-    LOGITS,
-    NUM_LOGITS_TO_KEEP,
-    POSITION_IDS,
-    GraphSpec,
-)
+from ..errors import ConfigError, PromptError, RuntimeFailure, TokenizerError
+from ..spec import GraphSpec
 from .async_stream import AsyncTextStream
 from .batch_decoder import BatchDecoder
 from .batch_job import OneText
@@ -41,13 +28,14 @@ from .prefix import Prefix, read_prefix
 from .prefix_cache import PrefixCache
 from .providers import assigned_nodes
 from .run_rows import run_rows
-from .session import device_of, plain_reason
+from .session import device_of
 from .settings import Settings, read_settings
 from .shortcuts import Shortcuts
 from .static_decoder import StaticDecoder, StaticGraph
 from .stop_text import RowText
 from .text_stream import TextStream
 from .tokenizer import Tokenizer
+from .whole_texts import checked_texts, read_whole
 
 Prompt = Sequence[int]
 
@@ -73,9 +61,6 @@ class Model:
         self._session, self._prefill = session, prefill
         self._mover = mover
         self._device = device_of(session)
-        self._keeps = any(
-            value.name == NUM_LOGITS_TO_KEEP for value in session.get_overridable_initializers()
-        )
 
     @property
     def config(self) -> GPT2Config:
@@ -237,7 +222,7 @@ class Model:
         rows = _rows(prompts)
         several = bool(rows) and isinstance(rows[0], Sequence | np.ndarray)
         shortcuts = Shortcuts(self, settings)
-        joined = [shortcuts.join(row) for row in (rows if several else [rows])]
+        joined = [shortcuts.join(_rows(row)) for row in (rows if several else [rows])]
         done = self._generate(joined, settings, shortcuts, n)
         if n is None:
             return [each[0] for each in done] if several else done[0][0]
@@ -276,7 +261,7 @@ class Model:
         Raises PromptError, RuntimeFailure, and ConfigError for variants of fixed shapes.
         """
         text = prompt if isinstance(prompt, str) else None
-        ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
+        ids = self._encode(prompt) if isinstance(prompt, str) else _rows(prompt)
         check_request([ids], self._bounds, Limits(max_new_tokens=1))
         return read_prefix(self.open_growing, ids, text, self)
 
@@ -298,18 +283,18 @@ class Model:
         """
         if isinstance(texts, str):
             return self.score_ids(self._encode(texts), bos=bos)
-        return [self.score_ids(self._encode(text), bos=bos) for text in texts]
+        return [self.score_ids(self._encode(text), bos=bos) for text in _rows(texts)]
 
     def score_ids(self, ids: Sequence[int], *, bos: bool = False) -> Score:
         """The same of token ids."""
-        check_prompts([ids], self.config)
+        whole = _rows(ids)
+        check_prompts([whole], self.config)
         before = None
         if bos:
             before = self.config.bos_token_id
             if before is None:
                 raise ConfigError("bos: the model's config.json names no bos_token_id")
-        whole = [int(id) for id in ids]
-        return score_ids(self.logits, whole, before=before, window=self.window)
+        return score_ids(self.logits, [int(id) for id in whole], before=before, window=self.window)
 
     def logits(
         self,
@@ -324,42 +309,10 @@ class Model:
         nothing. last: only those of the last so many positions; the others are not computed where
         the graph allows it. No KV cache is kept. Raises PromptError or RuntimeFailure.
         """
-        tokens = _integers("ids", ids)
-        if tokens.ndim != 2 or not tokens.size:
-            raise PromptError(f"ids must be (batch, length) and not empty, but are {tokens.shape}")
-        if tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
-            raise PromptError(f"token ids must lie in 0 to {self.config.vocab_size - 1}")
-        if tokens.shape[1] > self.window:
-            raise ContextOverflow(
-                f"{tokens.shape[1]} tokens exceed the context window of {self.window}"
-            )
-        mask = np.ones_like(tokens)
-        if attention_mask is not None:
-            mask = _integers("attention_mask", attention_mask)
-        if mask.shape != tokens.shape:
-            raise PromptError(f"attention_mask is {mask.shape}, ids are {tokens.shape}")
-        if last is not None and not (
-            isinstance(last, int | np.integer) and 1 <= last <= tokens.shape[1]
-        ):
-            raise PromptError(f"last must lie in 1 to {tokens.shape[1]}, but is {last}")
+        tokens, mask = checked_texts(ids, attention_mask, last, self._bounds)
         if self.variant.static is not None:
             return self._static_decoder(len(tokens)).read_all(tokens, mask)[:, -(last or 0) :]
-        feeds: dict[str, npt.NDArray[np.generic]] = {
-            INPUT_IDS: tokens,
-            ATTENTION_MASK: mask,
-            POSITION_IDS: np.maximum(mask.cumsum(1) - 1, 0),
-        }
-        spec = self.spec
-        for past in spec.inputs[len(feeds) :]:
-            shape = (len(tokens), spec.n_head, 0, spec.head_dim)
-            feeds[past.name] = np.zeros(shape, past.dtype)
-        if last is not None and self._keeps:
-            feeds[NUM_LOGITS_TO_KEEP] = np.asarray(last, np.int64)
-        try:
-            result: npt.NDArray[np.float32] = self._session.run([LOGITS], feeds)[0]
-        except Exception as reason:  # onnxruntime has no base class for its errors
-            raise RuntimeFailure(f"{self.providers[0]} failed: {plain_reason(reason)}") from None
-        return result if last is None else result[:, -last:]
+        return read_whole(self._session, self.spec, tokens, mask, last)
 
     def open_decoder(self, batch: int, capacity: int) -> Decoder | StaticDecoder:
         """The bare model with a KV cache for `batch` rows of at most `capacity` tokens.
@@ -478,18 +431,9 @@ def _refuse_logprobs(settings: Mapping[str, Any]) -> None:
         raise ConfigError("logprobs are part of a Generation: use generate_ids()")
 
 
-def _rows(prompts: Any) -> list[Any]:
+def _rows(given: Any) -> list[Any]:
+    """Several texts, several token ids, or several lists of them."""
     try:
-        return list(prompts)
+        return list(given)
     except TypeError:  # numbers, None, arrays without a dimension
-        raise PromptError(f"prompts must be one or several, but is {prompts!r}") from None
-
-
-def _integers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise PromptError(f"{name} must be one array: pad shorter rows and mask them") from None
-    if array.size and array.dtype.kind not in "iu":
-        raise PromptError(f"{name} must be whole numbers, but are {array.dtype}")
-    return np.ascontiguousarray(array, dtype=np.int64)
+        raise PromptError(f"prompts must be one or several, but is {given!r}") from None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 
@@ -18,13 +18,14 @@ from ..one_at_a_time import alone_in
 from .model import Model
 from .offline_rows import BadRow, PromptRow, made_facts, read_rows, row_facts
 from .offline_state import begin, finish, input_facts
-from .setting_checks import check_whole
+from .setting_checks import check_whole, plain
 from .settings import Settings, read_settings
 from .shortcuts import Shortcuts
 from .tokenizer import TOKENIZER_FILES, Tokenizer
 
 Row = PromptRow | BadRow
 _FORMAT = {"name": "gpt2edge-generate-file", "version": 1}
+_LONGEST_ERROR = 1000  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ def generate_file(
     Raises ConfigError, PromptError where `source` cannot be read, StorageError, TokenizerError.
     """
     check_whole("batch", batch, low=1)
+    settings = cast(Settings, {name: _kept(value) for name, value in settings.items()})
     tokenizer = _check(model, settings, n)
     source, target = Path(source), Path(os.path.realpath(target))
     facts = {
@@ -84,12 +86,12 @@ def generate_file(
     }
     if target.exists() and target.samefile(source):
         raise StorageError(f"{target}: is the input; choose another path for the output")
-    plain = json.loads(json.dumps(facts, default=_plain), parse_constant=str)  # a bias of -inf
+    told = json.loads(json.dumps(facts, default=_plain), parse_constant=str)  # a bias of -inf
     together = batch if model.exact_in_batches else 1
     with alone_in(target), closing(JsonLines(target, sync_s=0)) as results:
-        done = begin(target, plain, force=force)
+        done = begin(target, told, force=force)
         results.append()  # cuts what a killed process had begun to write
-        resumed_after, lines = done.line, plain["input"]["lines"]
+        resumed_after, lines = done.line, told["input"]["lines"]
         progress(done.line, lines)
         for rows in _groups(read_rows(source, after=done.line), settings, together):
             made = _made(model, tokenizer, rows, settings, n)
@@ -140,7 +142,7 @@ def _manner(row: Row, settings: Mapping[str, Any]) -> str | None:
     own = dict(row.settings)
     if type(own.get("seed")) is int:
         own["seed"] = "one each"
-    return json.dumps(own, sort_keys=True)
+    return repr(sorted(own.items()))
 
 
 def _made(
@@ -155,7 +157,7 @@ def _made(
         return _together(model, tokenizer, prompts, settings, n)
     except (PromptError, ConfigError, RuntimeFailure) as reason:
         if len(rows) == 1:
-            return [row_facts(first, {"error": str(reason)})]
+            return [row_facts(first, {"error": _bounded(str(reason))})]
     return [made for row in rows for made in _made(model, tokenizer, [row], settings, n)]
 
 
@@ -187,6 +189,20 @@ def _model_facts(model: Model) -> dict[str, Any]:
         "providers": model.providers,
         "files": {name: files[name].sha256 for name in names if name in files},
     }
+
+
+def _kept(value: Any) -> Any:
+    """A setting in a form that every row can read, and JSON can tell."""
+    if isinstance(value, Mapping):
+        return {plain(key): each for key, each in value.items()}
+    if isinstance(value, Set):
+        return sorted(value, key=repr)
+    return list(value) if isinstance(value, Iterator | range) else value
+
+
+def _bounded(error: str) -> str:
+    """An error that quotes a value, which may be as long as its row."""
+    return error if len(error) <= _LONGEST_ERROR else f"{error[:_LONGEST_ERROR]}..."
 
 
 def _plain(value: object) -> Any:

@@ -54,8 +54,10 @@ class Mailbox:
 
     def wait(self, timeout: float | None) -> Generation | None:
         """The result; None where it has not come in so many seconds. Raises what ended it else."""
+        longest = threading.TIMEOUT_MAX  # centuries
+        most = None if timeout is None or timeout > longest else timeout
         with self._lock:
-            if not self._over.wait_for(lambda: self._end is not None, timeout):
+            if not self._over.wait_for(lambda: self._end is not None, most):
                 return None
         return self._result()
 

@@ -162,8 +162,9 @@ def encode_words(words: Any, encode: Callable[[str], list[int]]) -> list[Sequenc
 
 
 def _take_seeds(sampling: dict[str, Any]) -> tuple[int, ...] | None:
-    seed = sampling.get("seed")
-    if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str | bytes):
+    seed: Any = sampling.get("seed")
+    several = isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str | bytes)
+    if not several or not getattr(seed, "shape", True):  # an array may have no dimension
         return None
     del sampling["seed"]
     for each in seed:

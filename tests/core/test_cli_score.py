@@ -88,6 +88,7 @@ def test_texts_from_files_and_standard_input(
         (["a", "word " * 300], ["text 2: ", "context window"]),
         (["--file", "/no/such"], ["/no/such: cannot be read"]),
         (["a", "--precision", "int5"], ["int5", "fp32"]),
+        (["a", "--device-id", "1"], ["the CPU provider has no options"]),
     ],
 )
 def test_what_cannot_be_scored(score: Score, arguments: list[str], words: list[str]) -> None:

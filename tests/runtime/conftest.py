@@ -6,6 +6,8 @@ import gc
 import hashlib
 import json
 import shutil
+import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import pytest
 import torch
 import transformers
 
-from gpt2edge.runtime import Model, load
+from gpt2edge.runtime import Batcher, Model, load
 
 if TYPE_CHECKING:
     from gpt2edge.model import Checkpoint
@@ -134,3 +136,40 @@ def changed(tiny_bundle: Path, tmp_path: Path) -> Callable[[Callable[[Path], Non
         return copy
 
     return make
+
+
+@pytest.fixture
+def batcher(model: Model) -> Iterator[Batcher]:
+    with model.batcher(rows=4) as opened:
+        yield opened
+
+
+class Gate:
+    """A processor that lets its request go on when it is told to: the batch stands until then."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, _: Any, logits: Any) -> Any:
+        self.reached.set()
+        assert self.opened.wait(60)
+        return logits
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come to that in 30 s")
+
+
+def endless(batcher: Batcher, prompt: list[int], **settings: Any) -> Any:
+    """A request that runs for a second and longer."""
+    own = [slowly, *settings.pop("processors", ())]
+    return batcher.submit(prompt, max_new_tokens=250, stop_ids=(), processors=own, **settings)
+
+
+def slowly(_: Any, logits: Any) -> Any:
+    time.sleep(0.004)
+    return logits

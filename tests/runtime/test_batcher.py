@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import itertools
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,26 +16,14 @@ from gpt2edge.errors import (
     ContextOverflow,
     PromptError,
     QueueFull,
-    RequestCancelled,
-    RequestTimeout,
 )
 from gpt2edge.runtime import Batcher, FinishReason, Generation, Model, load
 from gpt2edge.runtime.batch_decoder import BatchDecoder
 
+from .conftest import Gate, endless
+
 WINDOW = 256
 WORDS = "The lookup of a name refers to an object; é中文, and statements follow.".split(" ")
-
-
-class Gate:
-    """A processor that lets its request go on when it is told to: the batch stands until then."""
-
-    def __init__(self) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
-
-    def __call__(self, _: Any, logits: Any) -> Any:
-        self.reached.set()
-        assert self.opened.wait(60)
-        return logits
 
 
 def request(random: np.random.Generator) -> tuple[Any, dict[str, Any]]:
@@ -82,12 +67,6 @@ def same(ours: Generation, wanted: Generation) -> bool:
             for a, b in pairs
         )
     )
-
-
-@pytest.fixture
-def batcher(model: Model) -> Iterator[Batcher]:
-    with model.batcher(rows=4) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp32-portable"])
@@ -204,88 +183,6 @@ def test_a_full_queue(model: Model) -> None:
         for pending in (running, queued[1], late, last):
             prompt = pending.result().prompt_ids
             assert pending.result() == model.generate_ids(prompt, max_new_tokens=3)
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if is_so():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come to that in 30 s")
-
-
-def endless(batcher: Batcher, prompt: list[int], **settings: Any) -> Any:
-    """A request that runs for a second and longer."""
-    own = [slowly, *settings.pop("processors", ())]
-    return batcher.submit(prompt, max_new_tokens=250, stop_ids=(), processors=own, **settings)
-
-
-def slowly(_: Any, logits: Any) -> Any:
-    time.sleep(0.004)
-    return logits
-
-
-def test_cancelling_frees_the_row(model: Model) -> None:
-    gate = Gate()
-    with model.batcher(rows=2) as batcher:
-        kept = endless(batcher, [1])
-        other = endless(batcher, [2])
-        next(other)
-        gated = batcher.submit([3], max_new_tokens=2, processors=[gate])
-        assert not gated.done
-        assert other.cancel()
-        assert other.done
-        assert gate.reached.wait(60)  # it got the row, long before the other would have ended
-        assert not kept.done
-        gate.opened.set()
-        assert len(gated.result().ids) == 2
-        assert not other.cancel()
-        with pytest.raises(RequestCancelled, match="was cancelled"):
-            other.result()
-        with pytest.raises(RequestCancelled):
-            list(other)
-        assert kept.result() == model.generate_ids([1], max_new_tokens=250, stop_ids=())
-
-
-def test_a_timeout_cancels(batcher: Batcher) -> None:
-    gate = Gate()
-    pending = batcher.submit([1], processors=[gate])
-    assert gate.reached.wait(60)
-    with pytest.raises(RequestTimeout, match=r"no result after 0.01 s; the request was cancelled"):
-        pending.result(timeout=0.01)
-    gate.opened.set()
-    with pytest.raises(TimeoutError):
-        pending.result()
-    assert batcher.submit([1], max_new_tokens=2).result(timeout=60).ids
-
-
-def test_no_time_left_ends_with_what_is_there(
-    model: Model, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = itertools.count()
-    monkeypatch.setattr("gpt2edge.runtime.deadline.monotonic", lambda: next(now))
-    done = batcher.submit([1, 2], max_new_tokens=50, timeout=3).result()
-    alone = model.generate_ids([1, 2], max_new_tokens=50)
-    assert done.finish_reason is FinishReason.TIMEOUT
-    assert 0 < len(done.ids) <= 3
-    assert done.ids == alone.ids[: len(done.ids)]
-
-
-def test_a_request_that_nobody_holds_is_dropped(batcher: Batcher) -> None:
-    pending = endless(batcher, [1])
-    wait_until(lambda: batcher.running == 1)
-    del pending
-    gc.collect()
-    wait_until(lambda: batcher.running == 0)
-
-
-def test_a_reader_that_stops_reading_holds_up_nobody(model: Model, batcher: Batcher) -> None:
-    lazy = batcher.submit("The lookup", max_new_tokens=100)
-    next(lazy)
-    eager = batcher.submit("A name", max_new_tokens=100)
-    assert eager.result().text == model.generate("A name", max_new_tokens=100)
-    assert lazy.result().text == model.generate("The lookup", max_new_tokens=100)
-    assert sum(map(len, lazy)) > 50  # what it had not read is there still
 
 
 def test_prefixes(model: Model, tiny_bundle: Path, batcher: Batcher) -> None:

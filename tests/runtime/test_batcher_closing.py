@@ -6,34 +6,14 @@ import gc
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gpt2edge.errors import ConfigError, RequestCancelled
-from gpt2edge.runtime import Batcher, Model
+from gpt2edge.runtime import Model
 
-
-def endless(batcher: Batcher, prompt: list[int], **settings: Any) -> Any:
-    """A request that runs for a second and longer."""
-    own = [slowly, *settings.pop("processors", ())]
-    return batcher.submit(prompt, max_new_tokens=250, stop_ids=(), processors=own, **settings)
-
-
-def slowly(_: Any, logits: Any) -> Any:
-    time.sleep(0.004)
-    return logits
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if is_so():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come to that in 30 s")
+from .conftest import endless, wait_until
 
 
 def test_closing_waits(model: Model) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,12 @@ import onnx
 import pytest
 
 from gpt2edge.errors import ConfigError, RequestCancelled, RuntimeFailure
-from gpt2edge.runtime import Batcher, Model, load
+from gpt2edge.runtime import Model, load
 from gpt2edge.runtime.batch_worker import BatchWorker
 
+from .conftest import endless
+
 Changed = Callable[[Callable[[Path], None]], Path]
-
-
-def endless(batcher: Batcher, prompt: list[int], **settings: Any) -> Any:
-    """A request that runs for a second and longer."""
-    own = [slowly, *settings.pop("processors", ())]
-    return batcher.submit(prompt, max_new_tokens=250, stop_ids=(), processors=own, **settings)
-
-
-def slowly(_: Any, logits: Any) -> Any:
-    time.sleep(0.004)
-    return logits
 
 
 class Dying:

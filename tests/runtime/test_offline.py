@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -122,20 +123,36 @@ def test_rows_that_cannot_be_served(model: Model, tmp_path: Path, target: Path) 
         15: ({"prompt": "x", "logit_bias": {"a": 1}}, "logit_bias must be as"),
         16: ({"prompt": "x", "max_new_tokens": 10**6}, "exceed the context window"),
         17: ({"prompt": "x", "n": 2}, "greedy texts would be the same"),
+        18: ({"prompt": "x", "logit_bias": {"1": 1, "a": 1}}, "logit_bias must be as"),
     }
     good = {"prompt": "A name"}
     source = written(tmp_path / "in.jsonl", good, *(row for row, _ in bad.values()), good)
     report = generate_file(model, source, target, **SHORT)
-    assert (report.rows, report.errors) == (18, 16)
+    assert (report.rows, report.errors) == (19, 17)
     assert report.first_error is not None
     assert report.first_error.startswith("line 2: the prompt is empty")
     rows = {row["line"]: row for row in results(target)}
-    assert list(rows) == list(range(1, 19))
+    assert list(rows) == list(range(1, 20))
     for line, (_, words) in bad.items():
         assert words in rows[line]["error"], line
         assert "text" not in rows[line]
     assert rows[3]["id"] == "long"
-    assert rows[1]["text"] == rows[18]["text"] == model.generate("A name", **SHORT)
+    assert rows[1]["text"] == rows[19]["text"] == model.generate("A name", **SHORT)
+
+
+def test_a_long_value_makes_no_long_error(model: Model, tmp_path: Path, target: Path) -> None:
+    source = written(tmp_path / "in.jsonl", {"prompt": "x", "stop": [1] * 100_000})
+    generate_file(model, source, target)
+    assert len(results(target)[0]["error"]) < 1100
+
+
+def test_settings_are_read_for_every_row(model: Model, source: Path, target: Path) -> None:
+    plain: dict[str, Any] = {"logit_bias": {5: 2.0}, "stop": ["e", "t"], **SHORT}
+    wanted = [model.generate(prompt, **plain) for prompt in PROMPTS]
+    odd: dict[str, Any] = {"logit_bias": {np.int64(5): np.float32(2)}, **SHORT}
+    for stop in (iter(["e", "t"]), {"t", "e"}):
+        generate_file(model, source, target, force=True, **{**odd, "stop": stop})
+        assert [row["text"] for row in results(target)] == wanted
 
 
 def test_lines_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,7 +223,7 @@ def test_the_command(tiny_bundle: Path, model: Model, capsys: pytest.CaptureFixt
     assert (code, "expected KEY=VALUE" in err) == (2, True)
 
 
-@pytest.mark.parametrize("command", ["eval", "tasks", "bench"])
+@pytest.mark.parametrize("command", ["score", "eval", "tasks", "bench"])
 def test_every_command_that_runs_has_the_options(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

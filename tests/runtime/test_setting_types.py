@@ -115,7 +115,7 @@ def test_seeds_of_every_prompt(model: Model) -> None:
     for few in ([], (1,), [1, 2, 3]):
         with pytest.raises(ConfigError, match=f"seed has {len(few)} seeds, but there are 2"):
             model.generate_ids([[5], [6]], seed=few, **drawn)
-    for wrong in ([1, 1.5], [None, 1], ["1", 2], np.array([0.5, 1])):
+    for wrong in ([1, 1.5], [None, 1], ["1", 2], np.array([0.5, 1]), np.array(5)):
         with pytest.raises(ConfigError, match="seed must be a whole number of at least 0"):
             model.generate_ids([[5], [6]], seed=wrong, **drawn)
 
@@ -128,6 +128,11 @@ def test_prompts_of_another_kind(model: Model) -> None:
             model.generate_ids(wrong)  # type: ignore[call-overload]
         with pytest.raises(PromptError, match="a prompt must be a text"):
             model.stream(wrong)  # type: ignore[arg-type]
+        with pytest.raises(PromptError, match=r"prompt|token id"):
+            model.generate_ids([[1], wrong])  # type: ignore[call-overload]
+        for call in (model.prefix, model.score, model.score_ids):
+            with pytest.raises(PromptError, match=r"prompt|token id"):
+                call(wrong)  # type: ignore[operator]
     for last in ("1", 1.5, [1]):
         with pytest.raises(PromptError, match="last must lie in 1 to 2"):
             model.logits([[1, 2]], last=last)  # type: ignore[arg-type]
