@@ -70,6 +70,7 @@ def quantize(
     original = source_variant(bundle)
     if chosen.scheme is Scheme.STATIC:
         original = bundle.variant(PORTABLE)
+    bundle.verify(original.files)  # else checksums would vouch for what a damaged file became
     spec = bundle.spec(original)
     positions = bundle.config.n_positions
     check_changeable(bundle.path)

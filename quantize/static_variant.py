@@ -115,6 +115,7 @@ def add_static_variant(
     for each in shapes:
         _check_name(bundle, each, name, profile)
     original = bundle.variant(PORTABLE)
+    bundle.verify(original.files)
     source = bundle.file(original.model)
     check_changeable(bundle.path)
     sweep(bundle.path)
