@@ -5,15 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import ConfigError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 
 _LARGEST = float(np.finfo(np.float64).max)
 
@@ -23,8 +19,8 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.integer | np.floating) else value
 
 
-def make_plain(settings: DataclassInstance) -> None:
-    """The numbers of NumPy in a frozen dataclass become Python's."""
+def make_plain(settings: Any) -> None:
+    """The numbers of NumPy in `settings`, a frozen dataclass, become Python's."""
     for field in dataclasses.fields(settings):
         object.__setattr__(settings, field.name, plain(getattr(settings, field.name)))
 
