@@ -20,7 +20,7 @@ def plain(value: Any) -> Any:
 
 
 def make_plain(settings: Any) -> None:
-    """The numbers of NumPy in a frozen dataclass become Python's."""
+    """The numbers of NumPy in `settings`, a frozen dataclass, become Python's."""
     for field in dataclasses.fields(settings):
         object.__setattr__(settings, field.name, plain(getattr(settings, field.name)))
 
