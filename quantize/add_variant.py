@@ -70,13 +70,13 @@ def quantize(
     original = source_variant(bundle)
     if chosen.scheme is Scheme.STATIC:
         original = bundle.variant(PORTABLE)
-    bundle.verify(original.files)  # else checksums would vouch for what a damaged file became
     spec = bundle.spec(original)
     positions = bundle.config.n_positions
     check_changeable(bundle.path)
     sweep(bundle.path)
     path = bundle.file(original.model)
     model = load_graph(path)
+    bundle.verify(original.files)  # else checksums would vouch for what a damaged file became
     sizes = {name: matrix.tensor.nbytes for name, matrix in find_matrices(model.graph).items()}
     made = convert(model, path, spec, chosen, calibration, progress, rounded=rounded)
     share = sum(sizes[name] for name in made.replaced & sizes.keys()) / sum(sizes.values())

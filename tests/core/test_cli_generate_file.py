@@ -97,8 +97,10 @@ def started(bundle: Path, source: Path, target: Path) -> subprocess.Popen[str]:
         "--output", str(target), "-n", "200", "--batch", "1", "--threads", "1",
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+        # A shell that starts tests in the background has them ignore SIGINT, and so their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     end = time.monotonic() + 120
     while not target.exists() or target.read_bytes().count(b"\n") < 3:
         assert process.poll() is None, process.communicate()[1]

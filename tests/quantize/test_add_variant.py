@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gpt2edge import Bundle, GPT2Config, Precision
-from gpt2edge.errors import QuantizeError
+from gpt2edge.errors import BundleCorrupt, QuantizeError
 from gpt2edge.export import export_bundle
 from gpt2edge.export.onnx_file import load_graph
 from gpt2edge.model.gpt2 import GPT2, initialize
@@ -195,3 +195,15 @@ def test_bad_requests_leave_the_bundle_alone(
         quantize(bundle, precision, block_size=block)
     assert contents(bundle.path) == before
     assert {p.name for p in tmp_path.iterdir()} == {"copy"}
+
+
+def test_weights_that_were_altered_are_not_vouched_for(bundles, tmp_path: Path) -> None:
+    copy = copy_of(next(iter(bundles.values()))[1], tmp_path / "copy")
+    weights = copy.path / "onnx" / "model.onnx_data"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    before = contents(copy.path)
+    with pytest.raises(BundleCorrupt, match=r"model\.onnx_data: was altered"):
+        quantize(copy, Precision.INT8)
+    assert contents(copy.path) == before

@@ -168,7 +168,7 @@ def test_an_error_of_its_own(model: Model, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """Python's own answer to SIGINT, which pytest-xdist's workers ignore."""
+    """Python's own answer to SIGINT, which tests in a shell's background ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
