@@ -83,8 +83,8 @@ def summary(report: dict[str, Any], speeds: dict[str, Any]) -> str:
             f"| {row['scored']['perplexity']['per_token']:.3f} "
             f"| {percent:+.2f} | {drift['mean_kl_nats']:.1e} "
             f"| {100 * drift['top1_agreement']:.2f} "
-            f"| {fast['prefill_tokens_per_s']['median']:,.0f} "
-            f"| {fast['decode_tokens_per_s']['median']:,.0f} |"
+            f"| {fast['prefill'][0]['tokens_per_s']['median']:,.0f} "
+            f"| {fast['decode'][0]['tokens_per_s']['median']:,.0f} |"
         )
     return "\n".join(lines)
 
