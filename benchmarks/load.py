@@ -80,22 +80,21 @@ def line(variant: str, rows: str, found: dict[str, Any], alone: dict[str, Any]) 
 
 def made_bundle(*, quick: bool) -> Path:
     """GPT-2 small, or a tiny model, of seeded weights; one made before is used again."""
-    from peer_systems import larger_weights
+    from peer_systems import prepare_bundle
+
+    if not quick:
+        return prepare_bundle("gpt2", Path("build/bench_peers/gpt2")).path
 
     from gpt2edge.export import export_bundle
     from gpt2edge.model import GPT2, Checkpoint, initialize
     from gpt2edge.quantize import quantize
 
-    folder = Path("build/load") / ("tiny" if quick else "gpt2")
+    folder = Path("build/load/tiny")
     if not folder.exists():
         print(f"making {folder}", file=sys.stderr)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = (
-            Checkpoint(initialize(GPT2(GPT2Config(**TINY)), seed=0).eval(), "tiny", None)
-            if quick
-            else larger_weights("gpt2")
-        )
-        export_bundle(made, folder)
+        tiny = initialize(GPT2(GPT2Config(**TINY)), seed=0).eval()
+        export_bundle(Checkpoint(tiny, "tiny", None), folder)
     for name in VARIANTS.split(",")[1:]:
         bundle = Bundle.open(folder)
         if name not in bundle.manifest.variants:

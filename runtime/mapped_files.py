@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .huge_pages import Region
+
 _MADV_DONTNEED = 4
 _SMAPS = Path("/proc/self/smaps")
-Region = tuple[int, int]
-"""First address, and the one after the last."""
 
 
 def drop_mapped_pages(folder: Path) -> int:

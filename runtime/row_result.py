@@ -16,14 +16,19 @@ class RowResult:
     """Told every step of one row; at its end, a Generation."""
 
     def __init__(
-        self, prompt: Sequence[int], request: Request, tokenizer: Tokenizer | None
+        self,
+        prompt: Sequence[int],
+        request: Request,
+        tokenizer: Tokenizer | None,
+        reason: FinishReason = FinishReason.LENGTH,
     ) -> None:
+        """`reason`: why it ended, where no step says so."""
         self._prompt = prompt
         self._text = RowText(tokenizer, request.stop) if tokenizer else None
         self._pieces: list[str] = []
         self._ids: list[int] = []
         self._told: list[TokenLogprobs] | None = None if request.params.logprobs is None else []
-        self._reason = FinishReason.LENGTH
+        self._reason = reason
 
     def is_stopped(self, token: int) -> bool:
         """Told every token; True when a stop string is complete."""

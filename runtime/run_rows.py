@@ -44,10 +44,4 @@ def run_rows(
 
 def unbegun(prompt: Sequence[int], request: Request, tokenizer: Tokenizer | None) -> Generation:
     """What becomes of a prompt for which no time was left."""
-    return Generation(
-        prompt_ids=tuple(map(int, prompt)),
-        ids=(),
-        text="" if tokenizer else None,
-        finish_reason=FinishReason.TIMEOUT,
-        logprobs=None if request.params.logprobs is None else (),
-    )
+    return RowResult(prompt, request, tokenizer, FinishReason.TIMEOUT).generation()
