@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .bundle import Bundle, BundleDraft, Variant
-from .errors import ConfigError
+from .errors import ConfigError, StorageError
 from .files import link_or_copy, staged_folder
 
 
@@ -25,9 +25,10 @@ def pack(
     bundle that is soon gone, links them where the file system can. What tools open unasked is fp32
     where it is among the variants, else the first listed. Raises ConfigError for no variant,
     BundleIncomplete for one that is not there, BundleCorrupt for a damaged file (not looked for
-    where `linked`), StorageError when `target` exists.
+    where `linked`), StorageError when `target` exists or is the bundle itself.
     """
     chosen = chosen_variants(bundle, variants)
+    check_elsewhere(bundle, target)
     kept = {file for variant in chosen.values() for file in variant.files}
     kept |= companion_files(bundle)
     if not linked:
@@ -56,6 +57,15 @@ def chosen_variants(bundle: Bundle, names: Sequence[str]) -> dict[str, Variant]:
     chosen = {name: bundle.variant(name) for name in names}
     beside = [variant.prefill for variant in chosen.values() if variant.prefill is not None]
     return chosen | {name: bundle.variant(name) for name in beside}
+
+
+def check_elsewhere(bundle: Bundle, target: Path) -> None:
+    """StorageError when `target` is the bundle itself, whose other variants a pack would drop."""
+    if target.exists() and target.samefile(bundle.path):
+        raise StorageError(
+            f"{target}: is the bundle itself, which would lose its other variants; choose another "
+            "folder for the pack"
+        )
 
 
 def companion_files(bundle: Bundle) -> set[str]:

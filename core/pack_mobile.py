@@ -23,7 +23,7 @@ from .errors import ConfigError
 from .files import staged_folder
 from .manifest import ORT_SUFFIX, Precision
 from .mobile_readme import mobile_readme
-from .pack import chosen_variants, companion_files
+from .pack import check_elsewhere, chosen_variants, companion_files
 
 OPERATORS = "required_operators.config"
 OPERATORS_AND_TYPES = "required_operators_and_types.config"
@@ -60,11 +60,12 @@ def pack_mobile(
     Raises ConfigError for no variant, one that is in ORT format already or too large for it;
     BundleIncomplete for one that is not there, BundleCorrupt for a damaged file, which would get a
     checksum of its own in the pack, ExportError (ParityError among them), StorageError
-    when `target` exists.
+    when `target` exists or is the bundle itself.
     """
     from .export.ort_format import VERSION, check_size, compare, required_operators, to_ort_format
 
     chosen = chosen_variants(bundle, variants)
+    check_elsewhere(bundle, target)
     for name, variant in chosen.items():
         if variant.in_ort_format:
             raise ConfigError(f"{bundle.path}: {name} is in ORT format already")

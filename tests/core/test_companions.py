@@ -12,6 +12,7 @@ import pytest
 
 from gpt2edge import Bundle
 from gpt2edge.bundle import changed_bundle
+from gpt2edge.cli import main
 from gpt2edge.companions import genai_config
 from gpt2edge.errors import BundleCorrupt, BundleIncomplete, ConfigError, StorageError
 from gpt2edge.pack import pack
@@ -155,3 +156,19 @@ def test_a_damaged_file_is_not_packed(copy: Path, tmp_path: Path, write: Any, na
 def test_damage_of_another_variant_does_not_matter_to_a_pack(copy: Path, tmp_path: Path) -> None:
     (copy / "onnx/model_fp16.onnx_data").unlink()
     pack(Bundle.open(copy), tmp_path / "new", ["int4"]).verify()
+
+
+@pytest.mark.parametrize("options", [[], ["--force"], ["--force", "--for", "mobile"]])
+def test_a_bundle_is_not_packed_onto_itself(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    """Also by another of its names: its other variants would be gone."""
+    link = tmp_path / "link"
+    link.symlink_to(copy)
+    before = Bundle.open(copy).manifest
+    for target in (copy, link):
+        with pytest.raises(SystemExit) as stopped:
+            main(["pack", str(copy), "--variant", "int4", "-o", str(target), *options])
+        assert stopped.value.code == 2
+        assert f"{target}: is the bundle itself" in capsys.readouterr().err
+    assert Bundle.open(copy, verify=True).manifest == before
