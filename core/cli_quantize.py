@@ -260,19 +260,20 @@ def quantize(
 
 def _make(search: Search, chosen: list[Recipe], block_size: int | None, *, as_json: bool) -> None:
     from .quantize import quantize as add_variant
+    from .quantize import verify_sources
     from .quantize_texts import read_calibration
 
+    bundle = Bundle.open(search.bundle)
+    verify_sources(bundle, chosen)
     texts = None
     if any(recipe.needs_calibration for recipe in chosen):
         samples, seed = _drawn_as(chosen, search)
-        texts = read_calibration(
-            Bundle.open(search.bundle), search.calibration, samples=samples, seed=seed
-        )
+        texts = read_calibration(bundle, search.calibration, samples=samples, seed=seed)
     reports = []
     for recipe in chosen:
         report = add_variant(
             Bundle.open(search.bundle), recipe, block_size=block_size, calibration=texts,
-            progress=prefixed(recipe.name),
+            verified=True, progress=prefixed(recipe.name),
         )  # fmt: skip
         reports.append(report)
         note_progress("")

@@ -106,16 +106,18 @@ def find_within(
     options = measure_options(trials, calibration, progress=note_progress)
     named = NamedRecipes(trials, options, calibration, called, note_progress)
     overhead = overhead_bytes(trials, options, called)
+    tried = False
     while True:
         found = _find(search, named, max_size, max_ppl_increase, overhead)
         try:
             report = add_variant(
                 bundle, found.recipe, calibration=calibration, max_bytes=max_size,
-                rounded=named.rounded_as(found), progress=note_progress,
+                rounded=named.rounded_as(found), verified=tried, progress=note_progress,
             )  # fmt: skip
             break
         except BudgetNotMet as missed:  # its files hold more besides the matrices than was thought
             overhead += missed.above_bytes
+            tried = True
     note_progress("")
     comment = "\n".join(
         [

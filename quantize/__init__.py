@@ -1,6 +1,6 @@
 """Smaller variants of a bundle's graph, by named recipes, each with its drift measured."""
 
-from .add_variant import QuantizeReport, quantize
+from .add_variant import QuantizeReport, quantize, verify_sources
 from .blocks import BlockWeights, dequantize_blocks, quantize_blocks
 from .calibrate import Calibration
 from .probe import ProbeReport
@@ -24,4 +24,5 @@ __all__ = [
     "quantize_blocks",
     "read_recipe",
     "to_toml",
+    "verify_sources",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import PurePosixPath
@@ -52,31 +52,32 @@ def quantize(
     calibration: Calibration | None = None,
     rounded: RoundedWeights | None = None,
     max_bytes: int | None = None,
+    verified: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> QuantizeReport:
     """Add (or replace) the variant that `recipe` makes of the fp32 variant, fused or portable.
 
     `recipe`: one of `RECIPES` by name, also as NAME-kv8 for a KV cache of int8, a precision for its
     default recipe, or a `Recipe` of one's own. `calibration`: where the recipe needs one.
-    `rounded`: the recipe's matrices in blocks where a search has rounded them already. `progress`
-    is told each step, weight by weight.
+    `rounded`: the recipe's matrices in blocks where a search has rounded them already. `verified`:
+    `verify_sources` has been called. `progress` is told each step, weight by weight.
 
     Raises QuantizeError when less than 99% of the weight matrices' bytes could be quantized and the
     recipe does not say so, when weights are not finite, the block size does not fit, a layer of the
-    recipe is not there, or the calibration text is another than the recipe was made with, and
-    BudgetNotMet when the variant would have more than `max_bytes`; the bundle is then as it was.
+    recipe is not there, or the calibration text is another than the recipe was made with,
+    BundleCorrupt for altered fp32 files, and BudgetNotMet when the variant would have more than
+    `max_bytes`; the bundle is then as it was.
     """
     chosen = _chosen(recipe, block_size, calibration)
-    original = source_variant(bundle)
-    if chosen.scheme is Scheme.STATIC:
-        original = bundle.variant(PORTABLE)
+    original = _source_of(bundle, chosen)
     spec = bundle.spec(original)
     positions = bundle.config.n_positions
     check_changeable(bundle.path)
     sweep(bundle.path)
     path = bundle.file(original.model)
     model = load_graph(path)
-    bundle.verify(original.files)  # else checksums would vouch for what a damaged file became
+    if not verified:
+        verify_sources(bundle, [chosen])
     sizes = {name: matrix.tensor.nbytes for name, matrix in find_matrices(model.graph).items()}
     made = convert(model, path, spec, chosen, calibration, progress, rounded=rounded)
     share = sum(sizes[name] for name in made.replaced & sizes.keys()) / sum(sizes.values())
@@ -144,6 +145,19 @@ def quantize(
         probe=probe,
         recipe=chosen,
     )
+
+
+def verify_sources(bundle: Bundle, recipes: Iterable[Recipe]) -> None:
+    """Compare the sha256 of what these recipes read with the manifest, each file once.
+
+    Else checksums would vouch for what a damaged file became. Raises BundleCorrupt, QuantizeError.
+    """
+    bundle.verify({file for recipe in recipes for file in _source_of(bundle, recipe).files})
+
+
+def _source_of(bundle: Bundle, recipe: Recipe) -> Variant:
+    original = source_variant(bundle)
+    return bundle.variant(PORTABLE) if recipe.scheme is Scheme.STATIC else original
 
 
 def source_variant(bundle: Bundle) -> Variant:

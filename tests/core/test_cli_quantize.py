@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gpt2edge.cli import main
+from gpt2edge.files import sha256_of
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -306,3 +307,30 @@ def test_a_text_too_short_for_an_interval_is_said(
     code, out, _ = run(capsys, "quantize", bundle, "--max-size", "130KB", *few, "--json")
     assert code == 0
     assert json.loads(out, parse_constant=pytest.fail)["drift"]["ppl_high"] is None
+
+
+def test_fp32_is_verified_once_a_command(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read: Counter[str] = Counter()
+
+    def counted(path: Path) -> str:
+        read[path.name] += 1
+        return sha256_of(path)
+
+    monkeypatch.setattr("gpt2edge.bundle.sha256_of", counted)
+    code, _, err = run(capsys, "quantize", bundle, "--precision", "all")
+    assert code == 0, err
+    assert read == {"model.onnx": 1, "model.onnx_data": 1}
+
+
+def test_altered_fp32_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = bundle / "onnx/model.onnx_data"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    before = (bundle / "manifest.json").read_bytes()
+    code, out, err = run(capsys, "quantize", bundle, "--precision", "all")
+    assert (code, out) == (2, "")
+    assert "model.onnx_data: was altered" in err
+    assert (bundle / "manifest.json").read_bytes() == before
