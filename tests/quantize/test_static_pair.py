@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from gpt2edge import Bundle
-from gpt2edge.errors import QuantizeError
+from gpt2edge.errors import BundleCorrupt, QuantizeError
 from gpt2edge.export.onnx_file import load_graph
 from gpt2edge.pack import pack
 from gpt2edge.quantize import Calibration, quantize
@@ -168,3 +168,22 @@ def test_a_recipe_of_the_pairs_name_takes_its_place(copy: Path) -> None:
     bundle = Bundle.open(copy, verify=True)
     assert bundle.variant("qnn").static is None
     assert "qnn-prefill" not in bundle.manifest.variants
+
+
+@pytest.mark.parametrize("file", ["model_portable.onnx", "model.onnx_data"])
+def test_an_altered_source_is_refused(
+    tiny_bundle: Path, calibration: Calibration, tmp_path: Path, file: str
+) -> None:
+    """Of the same size, so that only its checksum tells."""
+    bundle = Bundle.open(shutil.copytree(tiny_bundle, tmp_path / "copy"))
+    path = bundle.file(f"onnx/{file}")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    held = {each.name: each.read_bytes() for each in bundle.path.rglob("*") if each.is_file()}
+    for name in ("qnn", "coreml"):
+        with pytest.raises(BundleCorrupt, match=f"{file}: was altered"):
+            add_static_variant(bundle, PROFILES[name], prefill=8, calibration=calibration)
+    left = {each.name: each.read_bytes() for each in bundle.path.rglob("*") if each.is_file()}
+    assert left == held
+    assert [each.name for each in tmp_path.iterdir()] == ["copy"]
