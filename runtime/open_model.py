@@ -47,8 +47,8 @@ def load(
             also stand in `provider`, as "cuda:gpu_mem_limit=2000000000;device_id=1".
         device_id: which GPU, of a provider that has the option device_id.
         fallback: False refuses a provider that leaves nodes of the model to the CPU; by default
-            a UserWarning counts them. The arithmetic of shapes and masks may always be there:
-            see `Model.placement`.
+            a UserWarning counts them, one for each graph of a pair. The arithmetic of shapes and
+            masks may always be there: see `Model.placement`.
         verify: compare every file's sha256 with the manifest first.
         huge_pages: have Linux move the weights to huge pages, in the background: decoding gains a
             tenth to a third. See `Model.settle`.
@@ -82,6 +82,7 @@ def load(
     if variant.prefill is not None:
         beside = opened.variant(variant.prefill)
         prefill = open_session(opened, beside, provider=choice, threads=threads)
+        _warn_of_fallback(prefill, beside)
     drop_mapped_pages(opened.path)
     return Model(opened, variant, session, tokenizer, start_moving(before), prefix_cache, prefill)
 

@@ -113,6 +113,16 @@ def test_qnn_runs_and_says_nearly_the_same(folder: Path, portable: Model) -> Non
     assert (got.argmax(-1) == want.argmax(-1)).mean() > 0.8
 
 
+def test_a_fallback_of_either_graph_is_told(folder: Path) -> None:
+    azure = "AzureExecutionProvider"  # comes with every CPU wheel and takes no node
+    with pytest.warns(UserWarning, match="fall back to the CPU") as told:
+        load(folder, "pair", provider=azure, threads=1)
+    decode, prefill = (str(each.message) for each in told)
+    assert decode.startswith(f"{azure}, variant pair: ")
+    assert prefill.startswith(f"{azure}, variant pair-prefill: ")
+    assert {each.filename for each in told} == {__file__}
+
+
 def test_a_pair_reads_prompts_by_one_graph_and_steps_by_the_other(folder: Path) -> None:
     """And no call, not the first either, has a tensor of length zero."""
     calls: list[tuple[int, ...]] = []
