@@ -61,6 +61,7 @@ class System:
     """And those for texts, where the bundle has a tokenizer."""
     bounds: tuple[Bounds, ...] = ()
     install: str = ""
+    """The command that installs it."""
 
     @property
     def runs_in_node(self) -> bool:
@@ -80,7 +81,7 @@ SYSTEMS: Mapping[str, System] = {
             worker="with_ort",
             packages=(_ONNXRUNTIME,),
             asked=(*LOGITS, GREEDY),
-            install="onnxruntime",
+            install="pip install onnxruntime",
         ),
         System(
             name="optimum",
@@ -92,7 +93,7 @@ SYSTEMS: Mapping[str, System] = {
             reads=("config.json", "generation_config.json"),
             reads_for_texts=_TOKENIZER,
             bounds=(Bounds("transformers", "is too new for optimum-onnx 0.1", below="4.58"),),
-            install="optimum-onnx",
+            install="pip install optimum-onnx",
         ),
         System(
             name="genai",
@@ -113,7 +114,7 @@ SYSTEMS: Mapping[str, System] = {
             bounds=(
                 Bounds("onnxruntime-genai", "has no Config.overlay to name a graph", least="0.10"),
             ),
-            install="onnxruntime-genai",
+            install="pip install onnxruntime-genai",
         ),
         System(
             name="lm-eval",
@@ -127,7 +128,7 @@ SYSTEMS: Mapping[str, System] = {
             reads=("config.json", "genai_config.json"),
             reads_for_texts=_TOKENIZER,
             bounds=(Bounds("lm_eval", "has no model onnxruntime", least="0.4.13"),),
-            install="lm_eval",
+            install="pip install lm_eval",
         ),
         System(
             name="transformers.js",
@@ -136,18 +137,24 @@ SYSTEMS: Mapping[str, System] = {
             packages=(("@huggingface/transformers",), ("onnxruntime-node",)),
             asked=(*LOGITS, GREEDY, TEXTS),
             reads=("config.json", "generation_config.json", *_TOKENIZER),
-            install="@huggingface/transformers",
+            # One of the scripts fetches CUDA's libraries from api.nuget.org; where a network does
+            # not reach it, npm installs nothing. Nothing here runs on them.
+            install="npm install --ignore-scripts @huggingface/transformers",
         ),
     )
 }
 
 
 def unable(
-    system: System, mode: str, variant: Variant, versions: Mapping[str, str], others: Sequence[str]
+    system: System,
+    mode: str,
+    variant: Variant,
+    versions: Mapping[str, str],
+    others: Sequence[Variant] = (),
 ) -> str | None:
     """Why a runtime is known not to run a variant, and what to use; None: it runs it.
 
-    others: names of variants that the bundle holds.
+    others: variants that the bundle holds.
     """
     engine = versions.get("onnxruntime", versions.get("onnxruntime-node"))
     if engine is not None and (why := _least_onnxruntime(variant).refuse(engine)):
@@ -160,15 +167,29 @@ def unable(
             f"{variant.name} is in ORT format, for onnxruntime itself; "
             "use the bundle that it was packed from"
         )
-    if not has_plain_cache(variant):
+    plain = has_plain_cache(variant)
+    if plain and not (mode == "shared buffer" and variant.graph is GraphKind.PORTABLE):
+        return None
+    able = [other for other in others if unable(system, mode, other, versions) is None]
+    use = f"use {nearest(variant, able)}"
+    if not plain:
         what = "fixed shapes" if variant.static else f"a cache of {variant.kv_dtype}"
-        return f"{variant.name} has {what}, for gpt2edge's own runtime; use {_first(others)}"
-    if mode == "shared buffer" and variant.graph is GraphKind.PORTABLE:
-        return (
-            f"{variant.name}'s cache grows by Concat, into no buffer of full length; use "
-            f"{_first(others)}, or past_present_share_buffer false, as genai_config.json has it"
-        )
-    return None
+        return f"{variant.name} has {what}, for gpt2edge's own runtime; {use}"
+    return (
+        f"{variant.name}'s cache grows by Concat, into no buffer of full length; {use}, or "
+        "past_present_share_buffer false, as genai_config.json has it"
+    )
+
+
+def nearest(variant: Variant, able: Sequence[Variant]) -> str:
+    """Which of these is most like it: of its recipe, else of the next precision; fp32 of none."""
+    order = list(Precision)
+
+    def distance(other: Variant) -> tuple[bool, int, int]:
+        at, own = order.index(other.precision), order.index(variant.precision)
+        return other.name != variant.name.removesuffix("-kv8"), abs(at - own), at
+
+    return min(able, key=distance).name if able else "fp32"
 
 
 def _least_onnxruntime(variant: Variant) -> Bounds:
@@ -180,10 +201,6 @@ def _least_onnxruntime(variant: Variant) -> Bounds:
         return Bounds("onnxruntime", because, least="1.23", instead=portable)
     because = "has no GroupQueryAttention with attention_bias"
     return Bounds("onnxruntime", because, least="1.22", instead=portable)
-
-
-def _first(others: Sequence[str]) -> str:
-    return next((name for name in ("fp32", "int8", "int4", "fp16") if name in others), "fp32")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ from .expected import Expected, answers_of
 from .process import FOLDER, NODE, ask, installed_versions
 from .questions import Questions
 from .report import OWN, VerifyReport
-from .systems import LIKELIHOOD, SYSTEMS, TEXTS, System, unable
+from .systems import LIKELIHOOD, SYSTEMS, TEXTS, System, nearest, unable
 
 Progress = Callable[[str], None]
 
@@ -68,7 +68,8 @@ def verify(
     for name in dict.fromkeys(runtimes):
         _refuse_absent(systems[name], versions[name], places[name])
     told = _Told.of(bundle, chosen, against, threads, progress)
-    cells = [cell for variant in chosen for cell in told.own_cell(variant)]
+    everyday = _everyday(bundle)
+    cells = [cell for variant in chosen for cell in told.own_cell(variant, everyday)]
     with tempfile.TemporaryDirectory(prefix="gpt2edge-verify-") as folder:
         for name, system in systems.items():
             progress(f"asking {system.title}")
@@ -116,12 +117,12 @@ def _places(
 def _refuse_absent(system: System, versions: Mapping[str, str], place: str) -> None:
     if system.packages[0][0] not in versions and system.runs_in_node:
         raise ConfigError(
-            f"{system.title} is not installed in {place}, or there is no {NODE}: npm install "
+            f"{system.title} is not installed in {place}, or there is no {NODE}: "
             f"{system.install} there, or name another folder with --node-modules"
         )
     if system.packages[0][0] not in versions:
         raise ConfigError(
-            f"{system.title} is not installed in {place}: pip install {system.install} there, or "
+            f"{system.title} is not installed in {place}: {system.install} there, or "
             f"name another Python with --python-for {system.name}=PYTHON"
         )
     for bounds in system.bounds:
@@ -185,9 +186,9 @@ class _Told:
     def expected(self, variant: Variant) -> Expected:
         return self.reference if _is_exact(variant) else self.own[variant.name]
 
-    def own_cell(self, variant: Variant) -> Iterator[Cell]:
+    def own_cell(self, variant: Variant, others: Sequence[Variant]) -> Iterator[Cell]:
         if variant.static is not None:
-            why = f"of fixed shapes, for one provider; use {self.base or 'fp32'}"
+            why = f"of fixed shapes, for one provider; use {nearest(variant, others)}"
             yield Cell(Place(OWN, "", variant.name), Status.UNABLE, why=(why,))
             return
         if not _is_exact(variant) or variant.name == self.base:
@@ -220,6 +221,10 @@ class _Told:
             answers=answers,
             arrays=arrays,
         )
+
+
+def _everyday(bundle: Bundle) -> list[Variant]:
+    return [bundle.manifest.variants[name] for name in bundle.everyday_variants]
 
 
 def _base(bundle: Bundle) -> str:
@@ -306,10 +311,8 @@ def _unasked(
 ) -> Cell | None:
     """The cell of a runtime that there is no use in asking; None: it can be asked."""
     if system.packages[0][0] not in versions:
-        install = "npm install" if system.runs_in_node else "pip install"
-        return Cell(place, Status.NOT_INSTALLED, why=(f"{install} {system.install}",))
-    others = bundle.everyday_variants
-    if why := unable(system, place.mode, variant, versions, others):
+        return Cell(place, Status.NOT_INSTALLED, why=(system.install,))
+    if why := unable(system, place.mode, variant, versions, _everyday(bundle)):
         return Cell(place, Status.UNABLE, why=(why,))
     needed = [*system.reads, *(system.reads_for_texts if TEXTS in asked else ())]
     if missing := [name for name in needed if name not in bundle.manifest.files]:

@@ -21,6 +21,7 @@ from gpt2edge.errors import BundleCorrupt, ConfigError, EvalError
 from gpt2edge.evals.runtimes import SYSTEMS, VerifyReport, verify
 from gpt2edge.evals.runtimes.compare import Cell, Status
 from gpt2edge.model import save_checkpoint
+from gpt2edge.pack import pack
 
 
 @pytest.fixture
@@ -353,8 +354,14 @@ def test_what_is_not_installed_is_told(tiny_bundle: Path, tmp_path: Path) -> Non
     report = verify(tiny_bundle, variants=["fp32"], pythons=pythons, node_modules=bare)
     assert {c.status for c in report.cells} == {Status.NOT_INSTALLED}
     assert report.exit_code == 0
-    with pytest.raises(ConfigError, match="pip install onnxruntime-genai there, or name another"):
+    told = {c.place.runtime: c.why for c in report.cells}
+    assert told["genai"] == ("pip install onnxruntime-genai",)
+    # With its scripts onnxruntime-node is not installed where nuget.org is out of reach.
+    assert told["transformers.js"] == ("npm install --ignore-scripts @huggingface/transformers",)
+    with pytest.raises(ConfigError, match=": pip install onnxruntime-genai there, or name another"):
         verify(tiny_bundle, runtimes=["genai"], pythons={"genai": python})
+    with pytest.raises(ConfigError, match=r": npm install --ignore-scripts @\S+ there, or"):
+        verify(tiny_bundle, runtimes=["transformers.js"], node_modules=bare)
 
 
 @pytest.mark.parametrize(
@@ -389,5 +396,22 @@ def test_a_graph_of_fixed_shapes_is_for_our_runtime_alone(copy: Path) -> None:
     assert cell(report, "ort", name).status is Status.UNABLE
     assert "fixed shapes" in cell(report, "ort", name).why[0]
     assert "use fp32" in cell(report, "ort", name).why[0]
+    assert cell(report, "gpt2edge", name).why[0].endswith("use fp32")
     with pytest.raises(EvalError, match="name another --variant"):
         verify(copy, runtimes=["ort"], variants=[name], against="unread")
+
+
+def test_instead_of_a_cache_of_int8_the_nearest_variant_is_named(
+    int8_cache_bundle: Path, tmp_path: Path
+) -> None:
+    names = ["fp32-kv8", "fp16-kv8", "int8-kv8", "int4-kv8"]
+    report = verify(int8_cache_bundle, runtimes=["ort"], variants=names)
+    for name in names:
+        (why,) = cell(report, "ort", name).why
+        assert why.endswith(f"; use {name.removesuffix('-kv8')}")
+    # Of what is there: a packed bundle may hold no more than these.
+    for held, nearest in (("int8", "int8"), ("fp32-portable", "fp32-portable")):
+        there = ["fp16-kv8", held, "int4"]
+        pack(Bundle.open(int8_cache_bundle), tmp_path / held, there)
+        report = verify(tmp_path / held, runtimes=["ort"], variants=["fp16-kv8"])
+        assert cell(report, "ort", "fp16-kv8").why[0].endswith(f"; use {nearest}")
