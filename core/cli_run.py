@@ -99,7 +99,12 @@ _file = option_group("A file of prompts")
     metavar="ID",
     help="An id that ends the text, in place of the model's own.",
 )
-@_search("--sequences", "n", type=int, help="So many texts: drawn, or the best of the beams.")
+@_search(
+    "--sequences",
+    "n",
+    type=int,
+    help="So many texts, at most 4096: drawn, or the best of the beams.",
+)
 @_search("--num-beams", type=int, help="Beam search that follows so many texts.")
 @_search("--length-penalty", type=float, help="Of beam search; above 0 favours long texts.")
 @_search(

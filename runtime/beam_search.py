@@ -19,7 +19,7 @@ from ..errors import ConfigError, RuntimeFailure
 from .logprobs import TokenLogprobs, highest, log_sum_exp, token_logprobs
 from .processors import Processor, process, processors_of
 from .sampling import NO_TOKEN_LEFT, SamplingParams
-from .setting_checks import check_number, check_whole, make_plain
+from .setting_checks import MOST_SEQUENCES, check_number, check_whole, make_plain
 from .speculative import Reader
 
 Ints = npt.NDArray[np.int64]
@@ -36,7 +36,7 @@ class BeamParams:
     """Beam search; names and meanings are those of transformers' GenerationConfig."""
 
     num_beams: int = 1
-    """How many texts are followed at once; 1 is no beam search."""
+    """How many texts are followed at once, at most 4096; 1 is no beam search."""
     length_penalty: float = 1.0
     """Above 0 favours long texts, below 0 short ones; -10 to 10."""
     early_stopping: bool | Literal["never"] = False
@@ -45,7 +45,7 @@ class BeamParams:
 
     def __post_init__(self) -> None:
         make_plain(self)
-        check_whole("num_beams", self.num_beams, low=1)
+        check_whole("num_beams", self.num_beams, low=1, high=MOST_SEQUENCES)
         check_number("length_penalty", self.length_penalty, low=-_STEEPEST, high=_STEEPEST)
         word = self.early_stopping
         if not isinstance(word, bool) and not (isinstance(word, str) and word == "never"):

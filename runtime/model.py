@@ -21,15 +21,16 @@ from .batch_job import OneText
 from .batcher import Batcher
 from .beam_run import run_beams
 from .decoder import Decoder
-from .generate import Generation, Limits, check_prompts, check_request, generate_steps
+from .generate import FinishReason, Generation, Limits, check_prompts, check_request, generate_steps
 from .kv_cache import Past
 from .logprobs import Score, score_ids
+from .memory import check_cache_fits
 from .prefix import Prefix, read_prefix
 from .prefix_cache import PrefixCache
 from .providers import assigned_nodes
 from .run_rows import run_rows
 from .session import device_of
-from .settings import Settings, read_settings
+from .settings import Request, Settings, read_settings
 from .shortcuts import Shortcuts
 from .static_decoder import StaticDecoder, StaticGraph
 from .stop_text import RowText
@@ -122,9 +123,9 @@ class Model:
         another.
 
         Args:
-            n: so many continuations of each text, as a list. With a seed, the first is what n=1
-                gives and each other has a seed made from it. Beam search gives its n best, fewer
-                where the settings leave fewer.
+            n: so many continuations of each text, at most 4096, as a list. With a seed, the first
+                is what n=1 gives and each other has a seed made from it. Beam search gives its n
+                best, fewer where the settings leave fewer.
             max_new_tokens: how many tokens at most, 64 unless told.
             temperature, top_k, top_p, min_p, typical_p, the penalties, bad_words, logit_bias and
                 the like: see `SamplingParams`. bad_words may be texts: see `encode_words`.
@@ -334,6 +335,7 @@ class Model:
 
     def open_batch(self, rows: int, capacity: int) -> BatchDecoder:
         """An empty batch for up to `rows` rows of at most `capacity` tokens."""
+        check_cache_fits(self.spec, rows, capacity)
         return BatchDecoder(
             self._session, self.spec, self.variant.graph,
             rows=rows, capacity=capacity, window=self.config.n_positions,
@@ -369,8 +371,10 @@ class Model:
     ) -> list[list[Generation]]:
         """For each prompt its sequences."""
         request = read_settings(settings, n, self._encode)
-        rows = request.rows(len(prompts))
         allowed = check_request(prompts, self._bounds, request.limits)
+        together = self.exact_in_batches and not shortcuts.one_by_one
+        self._check_memory(prompts, allowed, request, together=together)
+        rows = request.rows(len(prompts))
         rows[0].check_ids(self.config.vocab_size)
         tokenizer = self._tokenizer() if request.stop else self.tokenizer
         if request.beams.num_beams > 1:
@@ -380,7 +384,7 @@ class Model:
                 for prompt, most in zip(prompts, allowed, strict=True)
             ]
         n = request.n
-        if self.exact_in_batches and not shortcuts.one_by_one:
+        if together:
             done = run_rows(shortcuts, prompts, self._bounds, rows, request, tokenizer)
         else:
             done = []
@@ -388,6 +392,22 @@ class Model:
                 prompt = prompts[at // n]
                 done += run_rows(shortcuts, [prompt], self._bounds, [row], request, tokenizer)
         return [done[at : at + n] for at in range(0, len(done), n)]
+
+    def _check_memory(
+        self,
+        prompts: Sequence[Prompt],
+        allowed: Sequence[tuple[int, FinishReason]],
+        request: Request,
+        *,
+        together: bool,
+    ) -> None:
+        """RuntimeFailure where the rows that run at once have a cache that no memory holds."""
+        if self._device[0] != "cpu":
+            return  # its memory is not this one, and tells by itself
+        beams = request.beams.num_beams
+        rows = beams if beams > 1 else len(prompts) * request.n if together else 1
+        longest = max(map(len, prompts)) + max(most for most, _ in allowed) - 1
+        check_cache_fits(self.spec, rows, min(longest, self.window))
 
     def _check_one(self, prompt: str | Sequence[int], settings: dict[str, Any]) -> OneText:
         """A request of a batcher."""

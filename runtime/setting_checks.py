@@ -11,6 +11,9 @@ import numpy as np
 
 from ..errors import ConfigError
 
+MOST_SEQUENCES = 4096
+"""That one prompt may become at once, drawn or as beams: a mistyped number must not fill memory."""
+
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -43,9 +46,11 @@ def check_number(
         raise ConfigError(f"{name} must be a number {lower}{upper}, but is {value!r}")
 
 
-def check_whole(name: str, value: object, *, low: int) -> None:
+def check_whole(name: str, value: object, *, low: int, high: int | None = None) -> None:
     if not _is_whole(value) or value < low:  # type: ignore[operator]
         raise ConfigError(f"{name} must be a whole number of at least {low}, but is {value!r}")
+    if high is not None and value > high:  # type: ignore[operator]
+        raise ConfigError(f"{name} must be at most {high}, but is {value!r}")
 
 
 def token_ids(name: str, values: object) -> tuple[int, ...]:

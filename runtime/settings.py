@@ -15,7 +15,7 @@ from .deadline import Deadline
 from .generate import Limits
 from .processors import Processor
 from .sampling import SamplingParams, sequence_seed
-from .setting_checks import check_whole
+from .setting_checks import MOST_SEQUENCES, check_whole
 
 if TYPE_CHECKING:
     from .model import Model
@@ -115,7 +115,7 @@ def read_settings(
     limits = read_limits(settings)
     beams = BeamParams(**{k: v for k, v in settings.items() if k in _BEAMS})
     if n is not None:
-        check_whole("n", n, low=1)
+        check_whole("n", n, low=1, high=MOST_SEQUENCES)
         n = int(n)
     if params.min_new_tokens > limits.max_new_tokens:
         raise ConfigError(

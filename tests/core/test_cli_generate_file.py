@@ -57,6 +57,27 @@ def test_a_file_of_prompts(generate: Generate, tiny_bundle: Path, tmp_path: Path
     assert '"logprobs"' in target.read_text()
 
 
+def test_a_number_of_sequences_that_would_fill_memory_costs_its_own_row(
+    generate: Generate, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(
+        '{"prompt": "A", "temperature": 1, "n": 1000000000}\n{"prompt": "A", "num_beams": 1e9}\n'
+        '{"prompt": "A", "num_beams": 1000000000}\n{"prompt": "A"}\n'
+    )
+    code, _, _ = generate(tiny_bundle, "--input", source, "--output", target, "-n", 2)
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert code == 1
+    assert [row.get("error") for row in rows] == [
+        "n must be at most 4096, but is 1000000000",
+        "num_beams must be a whole number of at least 1, but is 1000000000.0",
+        "num_beams must be at most 4096, but is 1000000000",
+        None,
+    ]
+    code, _, err = generate(tiny_bundle, "A", "--temperature", 1, "--sequences", 10**9)
+    assert (code, err) == (2, "gpt2edge: error: n must be at most 4096, but is 1000000000\n")
+
+
 def test_bad_rows_are_counted(generate: Generate, tiny_bundle: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"prompt": "A"}\noops\n{"prompt": ""}\n')

@@ -204,6 +204,7 @@ def test_slots(parents: list[int]) -> None:
     [
         ({"num_beams": 0}, "num_beams must be a whole number of at least 1, but is 0"),
         ({"num_beams": 2.0}, "num_beams must be a whole number of at least 1, but is 2.0"),
+        ({"num_beams": 10**9}, "num_beams must be at most 4096, but is 1000000000"),
         ({"num_beams": 2, "length_penalty": 11}, "length_penalty must be .* but is 11"),
         ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty must be .* is nan"),
         ({"num_beams": 2, "early_stopping": "no"}, "early_stopping must be True, False or 'never'"),

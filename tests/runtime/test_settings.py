@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2edge.errors import ConfigError, PromptError
+from gpt2edge.errors import ConfigError, PromptError, RuntimeFailure
 from gpt2edge.runtime import FinishReason, Model
 
 PROMPTS = [[5], list(range(40, 60)), [300, 301, 12]]
@@ -95,6 +95,8 @@ def test_bad_words_as_texts(model: Model) -> None:
     ("settings", "error", "message"),
     [
         ({"n": 0}, ConfigError, "n must be a whole number of at least 1, but is 0"),
+        ({"n": 4097}, ConfigError, "n must be at most 4096, but is 4097"),
+        ({"n": 10**9}, ConfigError, "n must be at most 4096, but is 1000000000"),
         ({"n": 2}, ConfigError, "2 greedy texts would be the same: set temperature, or num_beams"),
         ({"n": True}, ConfigError, "n must be a whole number of at least 1, but is True"),
         ({"seed": [1, 2]}, ConfigError, "seed has 2 seeds, but there are 1 prompts"),
@@ -116,6 +118,19 @@ def test_what_cannot_be_asked(
     if settings.get("n") != 2:
         with pytest.raises(error, match=message):
             model.generate_ids([5], **{"num_beams": 2, **settings})
+
+
+def test_more_rows_than_any_memory_holds(variants: dict[str, Model]) -> None:
+    """Refused before one of them is made: Linux would grant the memory, and kill this process."""
+    many: dict[str, Any] = {"n": 4096, "temperature": 1.0, "max_new_tokens": 250}
+    message = r"no memory for a KV cache of [0-9,]+ bytes \(409,600,000 rows of 250 tokens\)"
+    for name in ("fp32", "fp32-portable"):
+        with pytest.raises(RuntimeFailure, match=message):
+            variants[name].generate_ids([[5]] * 100_000, **many)
+    with variants["fp32"].batcher(rows=10**9) as batcher:
+        pending = batcher.submit([5], max_new_tokens=250)
+        with pytest.raises(RuntimeFailure, match=r"\(1,000,000,000 rows of 250 tokens\)"):
+            pending.result()
 
 
 def test_a_stream_has_one_text(model: Model) -> None:
