@@ -112,7 +112,7 @@ def _write(file: Path, outcomes: Sequence[Outcome]) -> None:
         file,
         [
             outcome
-            if isinstance(outcome, str)
+            if isinstance(outcome, str | None)
             else [
                 {**asdict(score), "nats": score.nats if math.isfinite(score.nats) else None}
                 for score in outcome
@@ -137,7 +137,7 @@ def _read(file: Path | None, chunk: Questions) -> list[Outcome] | None:
 def _outcome(found: Any, item: Item, parts: EncodedItem) -> Outcome:
     """One answer as `_write` left it; raises TypeError, ValueError or KeyError for another."""
     if isinstance(item, Generate):
-        if not isinstance(found, str):
+        if not isinstance(found, str | None):
             raise TypeError("no text")
         return found
     return tuple(_score(score, part) for score, part in zip(found, parts, strict=True))

@@ -63,9 +63,17 @@ def compare(
     original: Sequence[Outcome],
     variant: Sequence[Outcome],
 ) -> list[Comparison]:
-    """The metric over all items, then over each group where it is one to be told by group."""
+    """The metric over all items, then over each group where it is one to be told by group.
+
+    What could not be written counts as an empty text.
+    """
     numbers = [
-        np.array([metric.of(item, outcome) for item, outcome in zip(items, outcomes, strict=True)])
+        np.array(
+            [
+                metric.of(item, "" if outcome is None else outcome)
+                for item, outcome in zip(items, outcomes, strict=True)
+            ]
+        )
         for outcomes in (original, variant)
     ]  # each (items, numbers of an item)
     found = [_one(metric, "", [item.where for item in items], *numbers)]

@@ -87,5 +87,6 @@ class Score:
     """The same where the first token must not be a stop word."""
 
 
-Outcome = tuple[Score, ...] | str
-"""A model's answer to one item: the scores of its pairs, or the text that it wrote."""
+Outcome = tuple[Score, ...] | str | None
+"""A model's answer to one item: the scores of its pairs, or the text that it wrote; None where it
+could write none, as its logits are no numbers."""

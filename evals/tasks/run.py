@@ -187,7 +187,8 @@ def _open_variant(bundle: Path, name: str, provider: str, threads: int | None) -
 
 def _broken(outcomes: Sequence[Outcome]) -> int:
     return sum(
-        not isinstance(outcome, str) and not all(math.isfinite(score.nats) for score in outcome)
+        outcome is None
+        or (not isinstance(outcome, str) and not all(math.isfinite(s.nats) for s in outcome))
         for outcome in outcomes
     )
 

@@ -6,13 +6,16 @@ import re
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from ...errors import PromptError
+import numpy as np
+
+from ...errors import PromptError, RuntimeFailure
 from ...runtime import Tokenizer
 from ...runtime.decoder import Decoder
 from ...runtime.generate import Limits, generate_steps
 from ...runtime.sampling import SamplingParams
 from ...runtime.stop_text import RowText
-from .language_model import LanguageModel
+from ..scores import Floats32, Ints
+from .language_model import LanguageModel, StepwiseModel
 from .loglikelihood import Encoded
 from .requests import Generate
 
@@ -40,12 +43,12 @@ def write_texts(
     tokenizer: Tokenizer,
     *,
     on_done: Callable[[int], object] = lambda _: None,
-) -> list[str]:
+) -> list[str | None]:
     """The text after each prompt, in their order; prompts of about equal length run together.
 
-    Raises RuntimeFailure where the model's logits are no numbers.
+    None where the model's logits are no numbers.
     """
-    written: dict[int, str] = {}
+    written: dict[int, str | None] = {}
     batch: list[int] = []
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i][1].context)):
         if batch and (
@@ -79,24 +82,57 @@ def _write(
     prompts: Sequence[tuple[Generate, Encoded]],
     model: LanguageModel,
     tokenizer: Tokenizer,
-) -> dict[int, str]:
+) -> dict[int, str | None]:
     item = prompts[rows[0]][0]
     params = SamplingParams()
     if item.top_k > 1:
         params = SamplingParams(temperature=1.0, top_k=item.top_k, seed=_SEED)
     texts = [RowText(tokenizer, item.stop) for _ in rows]
+    watched: list[_Watched] = []
+
+    def open_decoder(batch: int, capacity: int) -> Decoder:
+        watched.append(_Watched(model.open_decoder(batch, capacity)))
+        return cast(Decoder, watched[-1])  # all of it that the loop uses is in StepwiseModel
+
     steps = generate_steps(
-        # All of it that the loop uses is in StepwiseModel.
-        lambda batch, capacity: cast(Decoder, model.open_decoder(batch, capacity)),
+        open_decoder,
         [prompts[i][1].context for i in rows],
         model.config,
         params,
         Limits(max_new_tokens=item.max_tokens, on_overflow="stop"),
         lambda row, token: texts[row].add(token),
     )
-    for _ in steps:
-        pass
+    try:
+        for _ in steps:
+            pass
+    except RuntimeFailure:
+        if not watched or watched[-1].gave_numbers:
+            raise
+        if len(rows) == 1:
+            return {rows[0]: None}
+        alone = [_write([i], prompts, model, tokenizer) for i in rows]
+        return {i: text for each in alone for i, text in each.items()}
     return {
         i: first_sentences(text.take() + text.finish(), prompts[i][0].sentences)
         for i, text in zip(rows, texts, strict=True)
     }
+
+
+class _Watched:
+    """A model, and whether its newest logits were numbers."""
+
+    def __init__(self, model: StepwiseModel) -> None:
+        self._model = model
+        self._logits: Floats32 | None = None
+
+    @property
+    def gave_numbers(self) -> bool:
+        return self._logits is None or bool(np.isfinite(self._logits.max(axis=-1)).all())
+
+    def prefill(self, ids: Ints, mask: Ints) -> Floats32:
+        self._logits = self._model.prefill(ids, mask)
+        return self._logits
+
+    def step(self, tokens: Ints) -> Floats32:
+        self._logits = self._model.step(tokens)
+        return self._logits

@@ -172,6 +172,40 @@ def test_a_variant_without_numbers_never_passes(
     assert "  0.00" in out
 
 
+def test_a_variant_that_can_write_nothing_never_passes(
+    tiny_bundle: Path, tiny_folder: Path, put, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """It fails, as where its likelihoods are no numbers; an item beside it in a batch does not."""
+
+    class Broken(VariantModel):
+        def open_decoder(self, batch, capacity):
+            decoder = super().open_decoder(batch, capacity)
+            prefill = decoder.prefill
+
+            def broken(ids, mask):
+                logits = prefill(ids, mask).copy()
+                # Of the longest prompts alone, of which there is one.
+                logits[mask.sum(axis=1) > 60] = np.nan
+                return logits
+
+            decoder.prefill = broken
+            return decoder
+
+    monkeypatch.setattr(run_module, "VariantModel", Broken)
+    rows = [{"article": "A class. " * n, "highlights": "Classes."} for n in (2, 3, 40)]
+    source = put("a.jsonl", "\n".join(map(json.dumps, rows)))
+    command = ["tasks", tiny_bundle, "--against", tiny_folder, "--task", f"tldr={source}",
+               "--variant", "fp32", "--cache", tmp_path / "kept", "--json"]  # fmt: skip
+    found = []
+    for name in ("asked.json", "kept.json"):
+        assert cli(*command, tmp_path / name) == 1
+        out = capsys.readouterr().out
+        assert "FAIL fp32: for 1 items of tldr its likelihoods are not finite numbers" in out
+        assert "fp32 writes 1 of 3 texts otherwise" in out
+        found.append(json.loads((tmp_path / name).read_text())["tasks"])
+    assert found[0] == found[1]
+
+
 def test_an_original_without_numbers_is_no_yardstick(
     tiny_bundle: Path, tiny_folder: Path, questions: Path, tmp_path: Path
 ) -> None:
