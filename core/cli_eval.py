@@ -70,11 +70,14 @@ def _gate(name: str, text: str, *, share: bool = False) -> Callable[[_Function],
 @variants_option
 @click.option("--window", type=_COUNT, help="Tokens fed at once; default: the context window.")
 @click.option("--stride", type=_COUNT, help="New tokens scored a window; default: half of it.")
-@click.option("--max-tokens", type=_COUNT, help="Only so many tokens of the text.")
+@click.option("--max-tokens", type=_COUNT, help="Only so many tokens of the text; default: all.")
 @click.option("--lambada", type=_PATH, help='A JSONL file of {"text": ...} for last-word accuracy.')
-@click.option("--limit", type=_COUNT, help="Only so many LAMBADA passages.")
+@click.option("--limit", type=_COUNT, help="Only so many LAMBADA passages; default: all.")
 @click.option(
-    "--generate", type=_COUNT, metavar="N", help="Continue N prompts of the text, greedily."
+    "--generate",
+    type=_COUNT,
+    metavar="N",
+    help="Continue N prompts of the text, greedily; default: none.",
 )
 @_gate("--max-ppl-increase", "Fail above this, as 1% or 0.01.", share=True)
 @_gate("--min-top1-agreement", "Fail below this, as 97% or 0.97.", share=True)

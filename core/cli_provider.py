@@ -23,7 +23,7 @@ _OPTIONS = (
         metavar="KEY=VALUE",
         help="Of the provider, as ONNX Runtime names it; may be given several times.",
     ),
-    click.option("--device-id", type=int, help="Which of several GPUs."),
+    click.option("--device-id", type=int, help="Which of several GPUs; default: the first."),
     click.option(
         "--no-fallback",
         is_flag=True,

@@ -114,15 +114,20 @@ def _list(context: click.Context, _option: click.Parameter, asked: bool) -> None
     "0: none.",
 )
 @click.option(
-    "--sequence", type=_COUNT, help="Of --profile: one graph of so many new tokens a call."
+    "--sequence",
+    type=_COUNT,
+    help="Of --profile: one graph of so many new tokens a call; default: a pair.",
 )
 @click.option("--past", type=_COUNT, help="Cache slots, of --profile; default: 255.")
 @click.option("--name", help="What the variant is called; default: as its recipe.")
-@click.option("--block-size", type=int, help="Weights that share a scale (int8, int4).")
+@click.option(
+    "--block-size", type=int, help="Weights that share a scale (int8, int4); default: the recipe's."
+)
 @click.option(
     "--calibration",
     type=_PATH,
-    help="Text that gptq, awq, static, int8 caches and searches calibrate on.",
+    help="Text that gptq, awq, static, int8 caches and searches calibrate on; default: a part of "
+    "Python's language reference.",
 )
 @click.option("--samples", type=_COUNT, help="Pieces of it that are read; default: 128.")
 @click.option(
@@ -130,7 +135,11 @@ def _list(context: click.Context, _option: click.Parameter, asked: bool) -> None
     type=click.IntRange(min=0),
     help="Of drawing the pieces; default: 0.",
 )
-@click.option("--text", type=_PATH, help="Held-out text that searches measure on.")
+@click.option(
+    "--text",
+    type=_PATH,
+    help="Held-out text that searches measure on; default: another part of it.",
+)
 @click.option(
     "--max-tokens", type=_COUNT, default=8192, show_default=True, help="So many tokens of --text."
 )
@@ -143,7 +152,9 @@ def _list(context: click.Context, _option: click.Parameter, asked: bool) -> None
     help="File that remembers what a search measured, so that it goes on after an interrupt; "
     "default: BUNDLE.trials.json beside the bundle.",
 )
-@click.option("--recipe-file", type=_PATH, help="Where a search writes its recipe.")
+@click.option(
+    "--recipe-file", type=_PATH, help="Where a search writes its recipe; default: BUNDLE-NAME.toml."
+)
 @click.option("--picture", type=_PATH, help="Draw the sensitivities, as PNG.")
 @threads_option
 @json_option

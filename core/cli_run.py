@@ -42,9 +42,9 @@ _file = option_group("A file of prompts")
 @click.option("--ids", help="The prompt as token ids, 1,2,3; prints ids. Needs no tokenizer.")
 @click.option("--precision", help="Variant: fp32, fp16, int8, int4, ...; default: fp32.")
 @_length("-n", "--max-new-tokens", type=int, default=64, show_default=True)
-@_length("--min-new-tokens", type=int, help="No end of text before so many.")
+@_length("--min-new-tokens", type=int, help="No end of text before so many; default: 0.")
 @_length("--stop", multiple=True, help="End at this text; may be given several times.")
-@_length("--timeout", type=float, help="Seconds; then it ends with what there is.")
+@_length("--timeout", type=float, help="Seconds; then it ends with what there is; default: none.")
 @_length(
     "--on-overflow",
     type=click.Choice(["error", "stop", "slide"]),
@@ -54,18 +54,38 @@ _file = option_group("A file of prompts")
     "--slide-keep",
     type=int,
     metavar="N",
-    help="With slide: keep the prompt's first N tokens; -1: all of it.",
+    help="With slide: keep the prompt's first N tokens, default: 0; -1: all of it.",
 )
 @_drawing("--temperature", type=float, help="0, the default, is greedy; 1 as trained.")
-@_drawing("--top-k", type=int, help="From the K likeliest tokens.")
-@_drawing("--top-p", type=float, help="From the fewest tokens of this probability together.")
-@_drawing("--min-p", type=float, help="From tokens of this share of the likeliest one's.")
-@_drawing("--typical-p", type=float, help="From the most typical tokens of this probability.")
-@_drawing("--seed", type=int, help="Same seed, same text.")
-@_repeating("--repetition-penalty", type=float, help="Above 1: less of what is there already.")
-@_repeating("--presence-penalty", type=float, help="-2 to 2, of each token of the new text.")
-@_repeating("--frequency-penalty", type=float, help="The same for every time that it is there.")
-@_repeating("--no-repeat-ngram-size", type=int, help="No run of so many tokens comes twice.")
+@_drawing("--top-k", type=int, help="From the K likeliest tokens; default: all.")
+@_drawing(
+    "--top-p", type=float, help="From the fewest tokens of this probability together; default: all."
+)
+@_drawing(
+    "--min-p", type=float, help="From tokens of this share of the likeliest one's; default: all."
+)
+@_drawing(
+    "--typical-p",
+    type=float,
+    help="From the most typical tokens of this probability; default: all.",
+)
+@_drawing("--seed", type=int, help="Same seed, same text; default: another each time.")
+@_repeating(
+    "--repetition-penalty", type=float, help="Above 1: less of what is there already; default: 1.0."
+)
+@_repeating(
+    "--presence-penalty", type=float, help="-2 to 2, of each token of the new text; default: 0.0."
+)
+@_repeating(
+    "--frequency-penalty",
+    type=float,
+    help="The same for every time that it is there; default: 0.0.",
+)
+@_repeating(
+    "--no-repeat-ngram-size",
+    type=int,
+    help="No run of so many tokens comes twice; default: any may.",
+)
 @_tokens("--bad-word", "bad_words", multiple=True, help="A text that must not come.")
 @_tokens(
     "--suppress-token",
@@ -103,14 +123,16 @@ _file = option_group("A file of prompts")
     "--sequences",
     "n",
     type=int,
-    help="So many texts, at most 4096: drawn, or the best of the beams.",
+    help="So many texts, at most 4096: drawn, or the best of the beams; default: 1.",
 )
-@_search("--num-beams", type=int, help="Beam search that follows so many texts.")
-@_search("--length-penalty", type=float, help="Of beam search; above 0 favours long texts.")
+@_search("--num-beams", type=int, help="Beam search that follows so many texts; default: 1, none.")
+@_search(
+    "--length-penalty", type=float, help="Of beam search; above 0 favours long texts; default: 1.0."
+)
 @_search(
     "--early-stopping",
     type=click.Choice(["true", "false", "never"]),
-    help="When beam search ends, as in transformers.",
+    help="When beam search ends, as in transformers; default: false.",
 )
 @_file(
     "--input",
@@ -122,7 +144,9 @@ _file = option_group("A file of prompts")
 @_file("--batch", type=int, help="Rows that run together, in fp32.  [default: 8]")
 @_file("--force", is_flag=True, help="Begin anew where the output is there already.")
 @click.option(
-    "--logprobs", type=int, help="With --json or --input: log-probabilities, also of the K highest."
+    "--logprobs",
+    type=int,
+    help="With --json or --input: log-probabilities, also of the K highest; default: none.",
 )
 @provider_options
 @threads_option

@@ -34,7 +34,9 @@ _COUNT = click.IntRange(min=1)
     help="A task and its data; may be repeated. FILE,FILE where it reads two; or hub:DATASET.",
 )
 @click.option("--variant", "variants", multiple=True, help="Only this one; may be repeated.")
-@click.option("--limit", type=_COUNT, help="Only the first so many items of each task.")
+@click.option(
+    "--limit", type=_COUNT, help="Only the first so many items of each task; default: all."
+)
 @click.option("--skip-bad", is_flag=True, help="Leave malformed rows out instead of failing.")
 @click.option("--cache", type=_PATH, help="Keep answers here; what is there is not asked again.")
 @click.option(

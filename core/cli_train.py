@@ -34,45 +34,71 @@ _PATH = click.Path(path_type=Path)
 @click.option("-o", "--output", type=_PATH, required=True, help="Folder of the new checkpoint.")
 @click.option("--from", "start", metavar="CHECKPOINT", help="Fine-tune this: a folder or hub id.")
 @click.option("--resume", is_flag=True, help="Go on with the training that OUTPUT.run holds.")
-@click.option("--preset", "preset_name", help=f"Sizes of {', '.join(PRESETS)}.")
-@click.option("--n-layer", type=int, help="Layers.")
-@click.option("--n-head", type=int, help="Attention heads.")
-@click.option("--n-embd", type=int, help="Width of the embedding.")
-@click.option("--context", "n_positions", type=int, help="Context window in tokens.")
-@click.option("--vocab-size", type=int, help="Tokens of the vocabulary that is learned.")
-@click.option("--tokenizer", type=_PATH, help="Folder of a vocabulary to use instead.")
-@click.option("--steps", type=int)
-@click.option("--batch-size", type=int, help="Sequences a step.")
+@click.option(
+    "--preset", "preset_name", help=f"Sizes of {', '.join(PRESETS)}; default: those below."
+)
+@click.option("--n-layer", type=int, help="Layers; default: 4.")
+@click.option("--n-head", type=int, help="Attention heads; default: 2.")
+@click.option("--n-embd", type=int, help="Width of the embedding; default: 128.")
+@click.option("--context", "n_positions", type=int, help="Context window in tokens; default: 128.")
+@click.option(
+    "--vocab-size", type=int, help="Tokens of the vocabulary that is learned; default: 1024."
+)
+@click.option("--tokenizer", type=_PATH, help="Folder of a vocabulary to use; default: learn one.")
+@click.option("--steps", type=int, help="Default: 1200.")
+@click.option("--batch-size", type=int, help="Sequences a step; default: 8.")
 @click.option("--batch-tokens", type=int, help="The same in tokens.")
-@click.option("--micro-batch-size", type=int, help="Sequences at once; gradients add up.")
+@click.option(
+    "--micro-batch-size", type=int, help="Sequences at once; gradients add up; default: all."
+)
 @click.option("--sequence-length", type=int, help="Default: the context window.")
-@click.option("--learning-rate", type=float, help="Default: by --preset; low with --from.")
-@click.option("--min-learning-rate-ratio", type=float, help="Where the cosine ends.")
-@click.option("--warmup-steps", type=int)
-@click.option("--weight-decay", type=float)
-@click.option("--grad-clip", type=float)
-@click.option("--dropout", type=float)
+@click.option(
+    "--learning-rate",
+    type=float,
+    help="Default: 0.003, 0.0006 to 0.0002 with --preset, 0.00005 with --from.",
+)
+@click.option(
+    "--min-learning-rate-ratio", type=float, help="Share at which the cosine ends; default: 0.1."
+)
+@click.option("--warmup-steps", type=int, help="Default: 100, or a tenth of --steps.")
+@click.option("--weight-decay", type=float, help="Default: 0.1.")
+@click.option("--grad-clip", type=float, help="Largest norm of the gradients; default: 1.0.")
+@click.option("--dropout", type=float, help="Default: 0.0.")
 @click.option(
     "--quantization-aware",
     "aware_of",
     type=click.Choice(["int8", "int4"]),
-    help="Train with weights rounded as `quantize` rounds them.",
+    help="Train with weights rounded as `quantize` rounds them; default: not rounded.",
 )
-@click.option("--block-size", type=int, help="With --quantization-aware: weights a scale.")
-@click.option("--eval-every", type=int, help="Steps between held-out measurements.")
-@click.option("--save-every", type=int, help="Steps between saved states.")
-@click.option("--keep-states", type=int, help="Newest states kept, besides the best.")
-@click.option("--sample-every", type=int, help="Steps between samples of text.")
-@click.option("--sample-prompt", help="What samples begin with.")
-@click.option("--precision", type=str, help="fp32, bf16 or fp16.")
-@click.option("--device", type=str, help="cpu or cuda.")
-@click.option("--compile/--no-compile", default=None, help="torch.compile the steps.")
 @click.option(
-    "--checkpoint-activations/--keep-activations", default=None, help="Less memory, more time."
+    "--block-size",
+    type=int,
+    help="With --quantization-aware: weights a scale; default: as in `quantize`.",
 )
-@click.option("--parallel", type=str, help="Under torchrun: ddp or fsdp.")
-@click.option("--peak-tflops", type=float, help="What the device can do, for MFU.")
-@click.option("--seed", type=int)
+@click.option("--eval-every", type=int, help="Steps between held-out measurements; default: 200.")
+@click.option(
+    "--save-every", type=int, help="Steps between saved states; default: as --eval-every."
+)
+@click.option("--keep-states", type=int, help="Newest states kept, besides the best; default: 2.")
+@click.option(
+    "--sample-every", type=int, help="Steps between samples of text; default: no samples."
+)
+@click.option("--sample-prompt", help="What samples begin with; default: a new document.")
+@click.option("--precision", type=str, help="fp32, bf16 or fp16; default: fp32.")
+@click.option("--device", type=str, help="cpu or cuda; default: cpu.")
+@click.option("--compile/--no-compile", default=None, help="torch.compile the steps; default: no.")
+@click.option(
+    "--checkpoint-activations/--keep-activations",
+    default=None,
+    help="Less memory, more time; default: keep.",
+)
+@click.option("--parallel", type=str, help="Under torchrun: ddp or fsdp; default: ddp.")
+@click.option(
+    "--peak-tflops",
+    type=float,
+    help="What the device can do, for MFU; default: known of common GPUs.",
+)
+@click.option("--seed", type=int, help="Default: 0.")
 @threads_option
 @force_option
 @json_option
@@ -95,8 +121,8 @@ def train(
     """Train a GPT-2, from data to checkpoint.
 
     Steps, losses and states to go on from are kept in OUTPUT.run. After Ctrl-C, a crash or a power
-    cut the same command with --resume goes on. `torchrun -m gpt2edge train ...` trains in several
-    processes.
+    cut the same command with --resume goes on; what is not given stays as it was then. `torchrun -m
+    gpt2edge train ...` trains in several processes.
     """
     # Huge pages for PyTorch's CPU memory, asked for before it is imported: a step with GPT-2's
     # vocabulary takes a fifth less time (benchmarks/training.py).

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -26,8 +27,12 @@ import torch
 import gpt2edge
 from gpt2edge import GPT2Config
 from gpt2edge.cli import main
+from gpt2edge.cli_run import generate
 from gpt2edge.model import save_checkpoint, train_vocabulary
 from gpt2edge.model.gpt2 import GPT2, initialize
+from gpt2edge.runtime.beam_search import BeamParams
+from gpt2edge.runtime.generate import Limits
+from gpt2edge.runtime.sampling import SamplingParams
 
 TEXT = "the cat sat on the mat and the dog sat on the log. " * 80
 VERBS = (
@@ -308,6 +313,23 @@ def test_generate_with_settings_of_tokens(run: Run, bundle: Path) -> None:
     assert (ids[3], ids[5]) == (7, 9)
     word = run("generate", bundle, "the cat", "-n", 1).out.removesuffix("\n")
     assert run("generate", bundle, "the cat", "-n", 1, "--bad-word", word).out != word + "\n"
+
+
+def test_the_help_shows_the_defaults_of_settings() -> None:
+    values = {**vars(SamplingParams()), **vars(Limits()), **vars(BeamParams())}
+    context = click.Context(generate)
+    shown = 0
+    for option in generate.params:
+        if option.name not in values or option.multiple:  # several times, or not at all
+            continue
+        record = option.get_help_record(context)
+        text = record[1] if record else ""
+        value = values[option.name]
+        assert "default" in text, option.name
+        if isinstance(value, int | float) and option.name != "temperature":
+            assert re.search(rf"default: {str(value).lower()}(\W|$)", text), text
+            shown += 1
+    assert shown > 7
 
 
 def test_the_help_groups_its_options(run: Run) -> None:

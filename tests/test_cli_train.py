@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 
 from gpt2edge.cli import main
+from gpt2edge.cli_train import train
 
 SIZES = """
     --n-layer 1 --n-head 2 --n-embd 16 --context 16 --vocab-size 280 --threads 1 --warmup-steps 1
@@ -53,6 +56,29 @@ def failed(result: Ran, *words: str) -> None:
     assert len(result.err.strip().splitlines()) == 1
     for word in words:
         assert word in result.err
+
+
+def test_the_help_shows_every_default(run: Run) -> None:
+    from gpt2edge.model.make_checkpoint import DEMO_CONFIG, DEMO_SETTINGS
+
+    values = {**vars(DEMO_SETTINGS), **vars(DEMO_CONFIG)}
+    told = {"text", "data", "examples", "start", "batch_tokens"}  # what is trained on
+    shown = 0
+    for option in train.params:
+        name, value = str(option.name), values.get(str(option.name))
+        if not isinstance(option, click.Option) or name in told or option.required:
+            continue
+        if option.is_flag and value is None:
+            continue
+        text = str(option.help).lower()
+        assert "default: " in text, name
+        # Said in words: what is no number, and what depends on other options.
+        if isinstance(value, bool) or value in (None, "") or name == "sequence_length":
+            continue
+        assert re.search(rf"default: {value}([,]|[.]$)", text), text
+        shown += 1
+    assert shown > 15
+    assert "Default: 1200." in run("train", "--help").out
 
 
 def test_a_training_says_what_came_of_it(run: Run, text: Path, tmp_path: Path) -> None:
