@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from .cli_make import example, force_option, json_option, note_progress, threads_option
-from .errors import ConfigError
+from .key_value import key_and_value
 
 _PATH = click.Path(path_type=Path)
 _ALL = "all"
@@ -70,12 +69,13 @@ def verify(
     """
     from .evals.runtimes import verify as run
 
+    form = "NAME=PYTHON, as genai=env/bin/python"
     report = run(
         bundle,
         runtimes=[] if runtimes == _ALL else [name.strip() for name in runtimes.split(",")],
         against=against,
         variants=variants,
-        pythons=_by_name(pythons),
+        pythons=dict(key_and_value(each, "--python-for", form) for each in pythons),
         node_modules=node_modules,
         threads=threads,
         progress=note_progress,
@@ -83,16 +83,6 @@ def verify(
     note_progress("")
     click.echo(json.dumps(report.to_dict()) if as_json else report.to_table())
     return report.exit_code
-
-
-def _by_name(pythons: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for text in pythons:
-        name, _, python = text.partition("=")
-        if not name or not python:
-            raise ConfigError(f"--python-for {text}: expected NAME=PYTHON (genai=env/bin/python)")
-        found[name] = python
-    return found
 
 
 @click.command(

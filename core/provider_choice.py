@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from .errors import ConfigError
+from .key_value import key_and_value
 
 AUTO = "auto"
 _NO_FALLBACK = "no-fallback"
@@ -79,9 +80,8 @@ def parse_options(pairs: list[str]) -> dict[str, str]:
     """KEY=VALUE, several times, as a mapping."""
     options = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"provider option {pair!r}: expected KEY=VALUE, as device_id=1")
+        form = "KEY=VALUE, as device_id=1"
+        key, value = key_and_value(pair, "provider option", form, empty=True)
         options[key] = _option(key, value)
     return options
 

@@ -40,6 +40,7 @@ def test_options_become_texts() -> None:
         (3, {}, "provider must be a name, as 'cuda', but is 3"),
         (None, {}, "provider must be a name, as 'cuda', but is None"),
         ("cuda:device", {}, "provider option 'device': expected KEY=VALUE"),
+        ("cuda:=", {}, "provider option '=': expected KEY=VALUE"),
         ("cuda:=1", {}, "provider option '=1': expected KEY=VALUE"),
         ("cuda", {"options": [1]}, r"provider_options must be a mapping, .* but is \[1\]"),
         ("cuda", {"options": {1: "a"}}, "provider_options must be texts and numbers by name"),

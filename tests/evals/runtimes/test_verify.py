@@ -368,7 +368,9 @@ def test_what_is_not_installed_is_told(tiny_bundle: Path, tmp_path: Path) -> Non
     ("arguments", "words"),
     [
         (["--runtime", "tvm"], "no runtime 'tvm'; there are ort, optimum"),
-        (["--python-for", "genai"], "expected NAME=PYTHON"),
+        (["--python-for", "genai"], "--python-for 'genai': expected NAME=PYTHON"),
+        (["--python-for", "genai="], "--python-for 'genai=': expected NAME=PYTHON"),
+        (["--python-for", "=python"], "--python-for '=python': expected NAME=PYTHON"),
         (["--python-for", "ort=/no/such/python"], "no Python that runs"),
         (["--python-for", "genai=python"], "genai is not among the runtimes asked"),
         (["--python-for", "transformers.js=node"], "give --node-modules instead"),
