@@ -16,22 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from ..errors import ConfigError, ExportError, ParityError
 from ..files import scratch_folder
-from ..spec import (
-    ATTENTION_MASK,
-    BATCH,
-    INPUT_IDS,
-    PAST,
-    POSITION_IDS,
-    SEQUENCE,
-    SLOWER_FUSIONS,
-    TOTAL,
-    GraphSpec,
-)
+from ..sample_call import Feeds, sample_call
+from ..spec import SLOWER_FUSIONS, GraphSpec
 
 VERSION: str = ort.__version__
 MAX_BYTES = 2**31 - 2**24
@@ -43,7 +33,6 @@ HALF_TOLERANCE = 2.0**-8
 _ERRORS_ONLY = 3
 _CPU = "CPUExecutionProvider"
 _LEVELS = ort.GraphOptimizationLevel
-Feeds = dict[str, npt.NDArray[np.generic]]
 
 
 def check_size(name: str, size_bytes: int) -> None:
@@ -151,17 +140,4 @@ def _calls(spec: GraphSpec) -> Sequence[Feeds]:
     lengths: tuple[tuple[int, int], ...] = ((8, 0), (1, 7))  # new tokens and past
     if spec.static is not None:
         lengths = ((spec.static.sequence, spec.static.past),)
-    calls = []
-    for new, past in lengths:
-        sizes: dict[int | str, int] = {BATCH: 2, SEQUENCE: new, PAST: past, TOTAL: past + new}
-        feeds: Feeds = {}
-        for value in spec.inputs:
-            shape = [sizes[dim] if isinstance(dim, str) else dim for dim in value.shape]
-            kind = np.dtype(value.dtype).kind
-            numbers = rng.integers(-100, 100, shape) if kind == "i" else rng.standard_normal(shape)
-            feeds[value.name] = numbers.astype(value.dtype)
-        feeds[INPUT_IDS] = rng.integers(0, spec.vocab_size, feeds[INPUT_IDS].shape)
-        feeds[ATTENTION_MASK] = np.ones_like(feeds[ATTENTION_MASK])
-        feeds[POSITION_IDS][:] = np.arange(new)  # in both graphs, so it need not follow the past
-        calls.append(feeds)
-    return calls
+    return [sample_call(spec, batch=2, new=new, past=past, rng=rng) for new, past in lengths]

@@ -9,22 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from ..bundle import Bundle, Variant
 from ..errors import RuntimeFailure
-from ..spec import (
-    ATTENTION_MASK,
-    BATCH,
-    INPUT_IDS,
-    PAST,
-    POSITION_IDS,
-    SEQUENCE,
-    TOTAL,
-    TensorSpec,
-)
+from ..sample_call import sample_call
 from .providers import PROVIDERS
 from .session import open_session, plain_reason
 
@@ -74,11 +63,10 @@ def ran_nodes(bundle: Bundle, variant: Variant, *, provider: str = "cpu") -> Ran
 
     Raises as `open_session`, and RuntimeFailure when the run fails.
     """
-    spec = bundle.spec(variant)
     with tempfile.TemporaryDirectory(prefix="gpt2edge-") as folder:
         session = open_session(bundle, variant, provider=provider, profile=Path(folder) / "run")
         try:
-            session.run(None, _feeds(spec.inputs))
+            session.run(None, sample_call(bundle.spec(variant), batch=1, new=TOKENS, past=0))
         except Exception as reason:  # onnxruntime has no base class for its errors
             raise RuntimeFailure(f"{provider} failed: {plain_reason(reason)}") from None
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -88,16 +76,3 @@ def ran_nodes(bundle: Bundle, variant: Variant, *, provider: str = "cpu") -> Ran
         if event.get("cat") == "Node" and event["name"].endswith(_RAN) and "provider" in facts:
             counts.setdefault(facts["provider"], Counter())[facts["op_name"]] += 1
     return Ran(ort.__version__, {name: dict(ops.most_common()) for name, ops in counts.items()})
-
-
-def _feeds(inputs: tuple[TensorSpec, ...]) -> dict[str, npt.NDArray[np.generic]]:
-    """Token 0 a few times; an empty cache, or one of fixed length that is all masked."""
-    sizes: dict[int | str, int] = {BATCH: 1, SEQUENCE: TOKENS, PAST: 0, TOTAL: TOKENS}
-    feeds = {}
-    for tensor in inputs:
-        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape]
-        feeds[tensor.name] = np.zeros(shape, tensor.dtype)
-    length = feeds[INPUT_IDS].shape[1]
-    feeds[POSITION_IDS][:] = np.arange(length)
-    feeds[ATTENTION_MASK][:, -length:] = 1
-    return feeds
