@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("what", choices=["steps", "replay", "write", "part"])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("text", type=Path, nargs="?", help="held-out text that prompts come from")
-    parser.add_argument("--variants", default="fp32,int8,int4")
+    parser.add_argument("--variants", default="fp32,int8,int8-dynamic,int4")
     parser.add_argument("--draft-variant", help="write: guesses by this variant of the bundle too")
     parser.add_argument("--prompts", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)

@@ -50,6 +50,8 @@ class InPlaceRows(InPlaceCache):
         for buffer in self.buffers:
             array = view(buffer)[:count]
             array[:, :, start + by : length + by] = array[:, :, start:length]
+            # What is left there is masked, but may be no number.
+            array[:, :, : max(0, by)] = 0
 
 
 class GrowingRows(GrowingCache):

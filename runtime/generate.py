@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -92,8 +93,7 @@ class Limits:
         return length if self.slide_keep < 0 else min(self.slide_keep, length)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One new token of one row; `finish` is set on the row's last."""
 
     row: int
@@ -123,11 +123,13 @@ class Row:
         self._most, self._why = allowed
         self._number = number
         self._prompt_length, self._params, self._is_stopped = len(prompt), params, is_stopped
-        # Prompt and new tokens: what penalties look at.
-        self._history = np.zeros(len(prompt) + min(self._most, _HISTORY), np.int64)
-        self._history[: len(prompt)] = prompt
         self._ends = params.end_ids(eos_id)
         self._pick = params.picker(prompt_length=len(prompt), limit=self._most, end_ids=self._ends)
+        # Prompt and new tokens, for penalties and the like; empty where nothing reads them.
+        self._history = np.zeros(0, np.int64)
+        if self._pick.looks_back:
+            self._history = np.zeros(len(prompt) + min(self._most, _HISTORY), np.int64)
+            self._history[: len(prompt)] = prompt
 
     @property
     def positions(self) -> int:
@@ -140,14 +142,19 @@ class Row:
         late: no time is left, so it is the last one.
         """
         made = self.length - self._prompt_length + 1
+        looks_back = self._pick.looks_back
+        history = self._history
+        if looks_back:
+            history = history[: self.length]
         try:
-            token = self._pick(logits, self._history[: self.length])
+            token = self._pick(logits, history)
         except RuntimeFailure as reason:
             where = "" if self._number is None else f" of row {self._number}"
             raise RuntimeFailure(f"{reason} (new token {made}{where})") from None
-        if self.length == len(self._history):
-            self._history = np.concatenate([self._history, np.zeros_like(self._history)])
-        self._history[self.length] = token
+        if looks_back:
+            if self.length == len(self._history):
+                self._history = np.concatenate([self._history, np.zeros_like(self._history)])
+            self._history[self.length] = token
         self.length += 1
         finish = None
         if token in self._ends:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 HUGE = 2 << 20
 """Bytes of a huge page on x86-64, and on arm64 with pages of 4 KB."""
 _MADV_COLLAPSE = 25
+_AFTER_S = 0.3
 _MAPS = Path("/proc/self/maps")
 Region = tuple[int, int]
 """First address, and the one after the last."""
@@ -33,15 +34,15 @@ def anonymous_regions() -> list[Region]:
     return list(_parse(lines))
 
 
-def move_to_huge_pages(before: Iterable[Region]) -> int:
-    """Ask for what was mapped since `before` was taken; returns how many bytes that were.
+def move_to_huge_pages(regions: Iterable[Region]) -> int:
+    """Ask for huge pages in these regions; returns for how many bytes.
 
     Advice, so nothing is raised: an older kernel, or a system where huge pages are switched off,
-    goes on with small ones.
+    goes on with small ones, and so does what is no longer mapped.
     """
     libc = ctypes.CDLL(None)
     asked = 0
-    for start, end in subtract(anonymous_regions(), before):
+    for start, end in regions:
         first, last = -(-start // HUGE) * HUGE, end // HUGE * HUGE
         if first < last:
             # It goes on past pages that cannot be moved, and then reports the last of them.
@@ -50,18 +51,28 @@ def move_to_huge_pages(before: Iterable[Region]) -> int:
     return asked
 
 
-def start_moving(before: Sequence[Region]) -> threading.Thread | None:
-    """The same beside the caller, as the first tokens need not wait; None where nothing is asked.
+def start_moving(before: Sequence[Region]) -> Callable[[], None]:
+    """Move what was mapped since `before` was taken, in the background; returns how to wait for it.
 
-    Pages move while they are read. ctypes gives the interpreter's lock back meanwhile.
+    Not at once: moving beside the first prompt would delay its answer by a half. Pages move while
+    they are read. ctypes gives the interpreter's lock back meanwhile.
     """
-    if not before:
-        return None
-    mover = threading.Thread(
-        target=move_to_huge_pages, args=(before,), name="gpt2edge-huge-pages", daemon=True
-    )
+    regions = list(subtract(anonymous_regions(), before)) if before else []
+    if not regions:
+        return lambda: None
+    wanted = threading.Event()
+
+    def move() -> None:
+        wanted.wait(_AFTER_S)
+        move_to_huge_pages(regions)
+
+    def settle() -> None:
+        wanted.set()
+        mover.join()
+
+    mover = threading.Thread(target=move, name="gpt2edge-huge-pages", daemon=True)
     mover.start()
-    return mover
+    return settle
 
 
 def subtract(regions: Iterable[Region], before: Iterable[Region]) -> Iterator[Region]:

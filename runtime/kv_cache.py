@@ -90,11 +90,13 @@ class InPlaceCache:
         self.device = device
         shape = (batch, spec.n_head, capacity, spec.head_dim)
         dtype = np.dtype(spec.kv_dtype)
+        # The CPU's kernels read nothing behind the length, so it may lie there as it comes.
+        empty = np.zeros if past or device[0] != "cpu" else np.empty
         self.buffers = []
         pasts, presents = past_names(spec.n_layer), present_names(spec.n_layer)
         self.names = list(zip(pasts, presents, strict=True))
         for tensor, (past_name, present_name) in enumerate(self.names):
-            content = np.zeros(shape, dtype)
+            content = empty(shape, dtype)
             if past:
                 past.write(tensor, content)
             buffer = ort.OrtValue.ortvalue_from_numpy(content, *device)

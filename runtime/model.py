@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack, overload
 
@@ -50,17 +49,18 @@ class Model:
         variant: Variant,
         session: ort.InferenceSession,
         tokenizer: Tokenizer | None,
-        mover: threading.Thread | None = None,
+        settle: Callable[[], None] = lambda: None,
         prefix_cache: PrefixCache | None = None,
         prefill: ort.InferenceSession | None = None,
     ) -> None:
-        """prefill: of the variant's graph for prompts, where its shapes are fixed."""
+        """settle waits for what goes on with the weights since loading; prefill is of the
+        variant's graph for prompts, where its shapes are fixed."""
         self.bundle = bundle
         self.variant = variant
         self.tokenizer = tokenizer
         self.prefix_cache = prefix_cache
         self._session, self._prefill = session, prefill
-        self._mover = mover
+        self._settle = settle
         self._device = device_of(session)
 
     @property
@@ -92,8 +92,7 @@ class Model:
 
     def settle(self) -> None:
         """Wait until the weights lie where they stay: for who measures."""
-        if self._mover is not None:
-            self._mover.join()
+        self._settle()
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a str is a Sequence of str, and comes first

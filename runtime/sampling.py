@@ -6,7 +6,7 @@ The logits go through `processors`, then the likeliest token is taken, or one is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +23,6 @@ from .setting_checks import (
 )
 from .warpers import draw, likely
 
-Pick = Callable[[Floats, Ints], int]
 NO_TOKEN_LEFT = "the settings leave no token to choose: they forbid every one"
 
 _LARGEST_PENALTY = 2.0  # OpenAI's bound of presence and frequency penalties, and vLLM's
@@ -152,7 +151,7 @@ class SamplingParams:
 
     def picker(
         self, *, prompt_length: int = 0, limit: int | None = None, end_ids: Sequence[int] = ()
-    ) -> Pick:
+    ) -> Picker:
         """A function (logits (V,), token ids so far) -> token id, with a random state of its own.
 
         Every row of a batch gets one from the same seed, so that it draws as if it were alone. It
@@ -165,14 +164,21 @@ class SamplingParams:
             end_ids: the tokens that end the text, which min_new_tokens hold back.
         """
         chain = processors_of(self, prompt_length=prompt_length, limit=limit, end_ids=end_ids)
-        return _Picker(self, chain, np.random.default_rng(self.seed))
+        return Picker(self, chain, np.random.default_rng(self.seed))
 
 
 @dataclass
-class _Picker:
+class Picker:
+    """Chooses the tokens of one row: see `SamplingParams.picker`."""
+
     params: SamplingParams
     chain: Sequence[Processor]
     rng: np.random.Generator
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether it reads the token ids so far; any array will do where it does not."""
+        return bool(self.chain)
 
     def __call__(self, logits: Floats, history: Ints) -> int:
         best = int(logits.argmax())

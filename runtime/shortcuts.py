@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..bundle import Precision
+from ..bundle import Precision, Variant
 from ..errors import ConfigError
 from .decoder import Decoder
 from .draft_model import ModelDrafter
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 LOOKUP = "lookup"
 
 # What one more token adds to a step of one, as a share of it, at GPT-2 small's size (and 1 to 8
-# more; README of benchmarks). Kernels for 4 and 8 bits are bound by arithmetic sooner.
-_COST = {Precision.INT4: 0.3, Precision.INT8: 0.28}
-_COST_OF_FLOATS = 0.08
+# more; README of benchmarks). Kernels for blocks of 4 and 8 bits are bound by arithmetic sooner.
+_COST = {Precision.INT4: 0.22, Precision.INT8: 0.2}
+_COST_WITHOUT_BLOCKS = 0.1
 _BESIDE_WEIGHTS = 8e6  # bytes; a step of small models takes longer than their weights' reading
 
 
@@ -97,12 +97,19 @@ class Shortcuts:
 
     def _drafter(self, capacity: int) -> Drafter:
         model, draft = self._model, self._draft
-        cost = _COST.get(model.variant.precision, _COST_OF_FLOATS)
+        cost = _cost_of_a_token(model.variant)
         if isinstance(draft, str):
             return LookupDrafter(cost)
         cost += _step_bytes(draft) / _step_bytes(model)
         window = min(capacity, draft.window)
         return ModelDrafter(lambda: draft.open_growing(1, window), window, cost)
+
+
+def _cost_of_a_token(variant: Variant) -> float:
+    recipe = variant.quantization.get("recipe")
+    if isinstance(recipe, dict) and recipe.get("scheme") == "dynamic":
+        return _COST_WITHOUT_BLOCKS
+    return _COST.get(variant.precision, _COST_WITHOUT_BLOCKS)
 
 
 def _step_bytes(model: Model) -> float:

@@ -23,7 +23,7 @@ Weights = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _BLOCK = 128
-_WORTH_A_PASS = 0.9  # a pass over a vocabulary pays while it leaves less than this share of it
+_SAMPLE = 64  # of the values whose median is looked for, at least
 _BINS = 4096
 _LOWEST = float(np.finfo(np.float32).min)
 
@@ -83,20 +83,26 @@ def nucleus(weights: Weights, p: float) -> Ints:
     sum. Of equal weights at the border all stay.
     """
     values = weights
-    total = float(values.sum())
-    budget = (1 - p) * total
+    budget = (1 - p) * float(values.sum())
+    ceiling = float(values.max())
+    # Sorting a flat distribution takes as long as a decode step. Only what lies around the border
+    # must be: a lower half that fits into the budget goes, and so does an upper half above it.
     while len(values) > _BLOCK:
-        # n weights that are all below budget / n fit into the budget whatever their order: most
-        # of a vocabulary goes this way, and only the rest must be sorted.
-        rest = values[values > budget / len(values)]
-        if not 0 < len(rest) < _WORTH_A_PASS * len(values):
+        pivot = float(np.sort(values[:: len(values) // _SAMPLE])[_SAMPLE // 2])
+        lower = values < pivot
+        if not lower.any():  # more than half are equal: together they go or stay
+            lower = values <= pivot
+        below = values.compress(lower)  # indexing takes three times as long where half are true
+        if len(below) == len(values):
             break
-        left = float(rest.sum())
-        budget -= total - left
-        values, total = rest, left
+        taken = float(below.sum())
+        if taken > budget:
+            values, ceiling = below, pivot
+        else:
+            values, budget = values.compress(~lower), budget - taken
     values = np.sort(values)
     removed = int((np.cumsum(values) <= budget).sum())
-    return np.flatnonzero(weights >= values[min(removed, len(values) - 1)])
+    return np.flatnonzero(weights >= (values[removed] if removed < len(values) else ceiling))
 
 
 def within_reach(weights: Weights, p: float) -> Ints:

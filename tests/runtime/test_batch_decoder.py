@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,6 +57,28 @@ def test_rows_go_on_as_if_alone(variants: dict[str, Model], name: str) -> None:
     # Roundings of steps and of another batch come together, as in a batch of a prefill.
     seen = drive(variants[name], 5, seed=1, steps=120, tolerance=2 * TOLERANCE[name])
     assert seen == {"a place taken", "a longer one joined", "moved to the left"}
+
+
+@pytest.mark.parametrize("name", TOLERANCE)
+def test_memory_that_was_never_written_is_no_matter(
+    variants: dict[str, Model], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_of_nan(*of: Any, **more: Any) -> npt.NDArray[Any]:
+        array = np.zeros(*of, **more)
+        if array.dtype.kind == "f":
+            array[...] = np.nan
+        return array
+
+    monkeypatch.setattr(np, "empty", full_of_nan)
+    model, texts = variants[name], [[5, 6], list(range(30))]
+    batch = model.open_batch(2, CAPACITY)
+    for ids in texts:  # the second moves the first beyond the columns that it has written
+        alone = model.open_growing(1, len(ids))
+        alone.prefill(np.array([ids]), np.ones((1, len(ids)), np.int64))
+        batch.join(alone.read(0, 0, len(ids)))
+    for ids, logits in zip(texts, batch.step(np.array([1, 2])), strict=True):
+        read = model.logits([[*ids, texts.index(ids) + 1]], last=1)[0, -1]
+        assert np.abs(logits - read).max() < 2 * TOLERANCE[name]
 
 
 @given(rows=st.integers(1, 4), seed=st.integers(0, 2**32))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 
@@ -65,8 +67,31 @@ def test_the_fused_cache_is_written_in_place(model: Model) -> None:
         new = buffer.numpy()
         assert new.shape == (2, spec.n_head, 32, spec.head_dim)
         assert np.array_equal(new[:, :, :6], old[:, :, :6])
-        assert new[:, :, 6].any()
-        assert not new[:, :, 7:].any()
+        assert not np.array_equal(new[:, :, 6], old[:, :, 6])
+        # What lies behind is as it was, and need not be a number.
+        assert new[:, :, 7:].tobytes() == old[:, :, 7:].tobytes()
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"draft": "lookup"}], ids=str)
+def test_what_lies_behind_the_length_of_a_cache_is_not_read(
+    variants: dict[str, Model],
+    name: str,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full_of_nan(*of: Any) -> npt.NDArray[Any]:
+        array = np.zeros(*of)
+        if array.dtype.kind == "f":
+            array[...] = np.nan
+        return array
+
+    prompts = [*PROMPTS, [9, 8, 7, 9, 8, 7, 9, 8]]
+    wanted = variants[name].generate_ids(prompts, max_new_tokens=9, **settings)
+    monkeypatch.setattr(np, "empty", full_of_nan)
+    decoder = variants[name].open_decoder(1, 9)
+    assert np.isnan(decoder._cache.buffers[0].numpy()).all()  # type: ignore[union-attr]
+    assert variants[name].generate_ids(prompts, max_new_tokens=9, **settings) == wanted
 
 
 def test_only_the_last_logits_are_computed(model: Model) -> None:

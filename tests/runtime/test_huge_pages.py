@@ -2,6 +2,7 @@
 
 import mmap
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,20 +45,27 @@ def test_new_memory_is_found_and_keeps_its_contents() -> None:
     before = anonymous_regions()
     fresh = mmap.mmap(-1, 4 * HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     fresh.write(b"weights" * 10)
-    asked = move_to_huge_pages(before)
+    asked = move_to_huge_pages(subtract(anonymous_regions(), before))
     assert asked >= 3 * HUGE
     assert fresh[:14] == b"weightsweights"
     fresh.close()
 
 
-@linux
-def test_nothing_new_asks_for_nothing() -> None:
-    everything = [(0, 1 << 64)]
-    assert move_to_huge_pages(everything) == 0
-
-
 def test_nothing_known_starts_nothing() -> None:
-    assert start_moving([]) is None  # another system than Linux, or no /proc
+    threads = threading.active_count()
+    start_moving([])()  # another system than Linux, or no /proc
+    start_moving([(0, 1 << 64)])()  # nothing new
+    assert threading.active_count() == threads
+
+
+@linux
+def test_what_is_no_longer_mapped_is_no_error() -> None:
+    before = anonymous_regions()
+    fresh = mmap.mmap(-1, 4 * HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    settle = start_moving(before)
+    fresh.close()
+    settle()
+    settle()
 
 
 def test_a_model_says_the_same_on_either_pages(tiny_bundle: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,21 @@ def test_what_cannot_go_together(model: Model) -> None:
     guessing.take_rows(np.array([0]))
     with pytest.raises(RuntimeFailure, match="guesses are made for one row, not for 2"):
         guessing.take_rows(np.array([0, 0]))
+
+
+def test_dynamic_int8_guesses_further(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Its MatMul reads one token more for less than those that unpack blocks."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    prompt = [9] * 6
+    made = []
+    for scheme in ("blocks", "dynamic"):
+        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        manifest["variants"]["int8"]["quantization"]["recipe"] = {"scheme": scheme}
+        (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        model = load(bundle, "int8", threads=1)
+        made.append(
+            model.generate_ids(prompt, max_new_tokens=40, draft="lookup", repetition_penalty=0.2)
+        )
+    drafted = [row.speculation.drafted for row in made if row.speculation]
+    assert drafted[0] < drafted[1]
