@@ -71,10 +71,13 @@ def main() -> int:
         "versions": {tool: version(tool) for tool in TOOLS},
         "packages": {p.name: p.environment.packages for p in PEERS if p.environment},
     }
-    runs = earlier_runs(pages["json"], facts) if options.add else []
+    earlier = earlier_report(pages["json"], facts) if options.add else {}
+    runs: list[Run] = [run for run in earlier.get("runs", ()) if "error" not in run]
+    told = {system.name: system for system in [*earlier_systems(earlier), *systems]}
+    order = sorted(told.values(), key=lambda system: NAMES.index(system.family))
 
     def keep() -> PeerReport:
-        report = PeerReport(systems, failed, runs)
+        report = PeerReport(order, failed, runs)
         write_json(pages["json"], {**facts, **report.to_dict()})
         return report
 
@@ -137,16 +140,30 @@ def within(lengths: list[int], longest: int) -> list[int]:
     return sorted({min(length, longest) for length in lengths})
 
 
-def earlier_runs(file: Path, facts: dict[str, Any]) -> list[Run]:
-    """The runs of an earlier call; EvalError where that measured something else, or elsewhere."""
+def earlier_report(file: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Of an earlier call; EvalError where that measured something else, or elsewhere."""
     if not file.exists():
-        return []
-    earlier = read_json(file, EvalError, limit=_MOST_JSON)
+        return {}
+    earlier: dict[str, Any] = read_json(file, EvalError, limit=_MOST_JSON)
     for what in ("settings", "machine", "versions"):
         if earlier.get(what) != facts[what]:
             raise EvalError(f"{file}: was measured with other {what}; choose another --output")
-    runs: list[Run] = [run for run in earlier["runs"] if "error" not in run]
-    return runs
+    return earlier
+
+
+def earlier_systems(earlier: dict[str, Any]) -> list[PeerSystem]:
+    """Those of a report, to be told of and not measured: this call may measure others."""
+    return [
+        PeerSystem(
+            family=facts["family"], name=name, precision=facts["precision"],
+            size_bytes=facts["size_bytes"], step_bytes=facts["step_bytes"], measure=_unasked,
+        )
+        for name, facts in earlier.get("systems", {}).items()
+    ]  # fmt: skip
+
+
+def _unasked(_: dict[str, Any]) -> dict[str, Any]:
+    raise EvalError("was not asked for in this call")
 
 
 def measure_all(
