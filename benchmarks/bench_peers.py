@@ -7,6 +7,8 @@ A preset's weights are drawn from a seed and converted for every library, each i
 of its own under build/peers. A measurement is a process of its own; a round measures the memory's
 bandwidth and then every system once, in an order of its own, so that a noisy minute falls on all of
 them. Their fp32 files must write the tokens that transformers writes ("same tokens").
+
+Exit codes: 0 done, 1 something was not measured, 130 interrupted; the report says what there is.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from typing import Any
 from machine import machine
 from other_work import other_work
 from peer_report import MEMORY, PeerReport, Run
-from peer_systems import NAMES, PEERS, PeerSystem, prepare
+from peer_systems import NAMES, PEERS, PeerSystem, prepare, weights_of
 from tqdm import tqdm
 
 from gpt2edge.errors import ConfigError, EvalError, Gpt2EdgeError
@@ -33,6 +36,7 @@ BUILD = Path(__file__).resolve().parent.parent / "build"
 TOOLS = ("gpt2edge", "onnxruntime", "numpy", "torch", "transformers")
 MOST_OTHER_WORK = 0.1
 MOST_TRIES = 3
+INTERRUPTED = 130
 _MOST_JSON = 50_000_000
 
 
@@ -42,11 +46,16 @@ def main() -> int:
     pages = {kind: output.with_name(f"{output.name}.{kind}") for kind in ("json", "md", "png")}
     for page in pages.values():
         check_writable(page)
-    work = output.parent / "bench_peers" / Path(options.model).name
-    only = tuple(options.only.split(",")) if options.only else NAMES
-    if unknown := set(only) - set(NAMES):
-        raise ConfigError(f"--only: unknown {', '.join(unknown)}; known are {', '.join(NAMES)}")
+    weights = weights_of(options.model)
+    name = Path(options.model).resolve().name
+    work = output.parent / "bench_peers" / (f"{name}-{weights[:12]}" if weights else name)
+    only = NAMES if options.only is None else [part.strip() for part in options.only.split(",")]
+    for part in only:
+        if part not in NAMES:
+            raise ConfigError(f"--only: unknown {part!r}; known are {', '.join(NAMES)}")
     systems, failed, vocab_size, window = prepare(options.model, work, only)
+    if options.new_tokens > window:
+        raise ConfigError(f"--new-tokens: {options.new_tokens} exceed the context of {window}")
     settings = {
         "model": options.model,
         "vocab_size": vocab_size,
@@ -54,6 +63,7 @@ def main() -> int:
         "contexts": within(options.context, window - options.new_tokens + 1),
         "prefills": within(options.prefill, window),
         "new_tokens": options.new_tokens,
+        **({"weights": weights} if weights else {}),
     }
     facts = {
         "settings": settings,
@@ -61,12 +71,27 @@ def main() -> int:
         "versions": {tool: version(tool) for tool in TOOLS},
         "packages": {p.name: p.environment.packages for p in PEERS if p.environment},
     }
-    runs = earlier_runs(pages["json"], settings) if options.add else []
-    measure_all(systems, settings, options.threads, options.rounds, runs)
-    report = PeerReport(systems, failed, runs)
-    write_json(pages["json"], {**facts, **report.to_dict()})
+    earlier = earlier_report(pages["json"], facts) if options.add else {}
+    runs: list[Run] = [run for run in earlier.get("runs", ()) if "error" not in run]
+    told = {system.name: system for system in [*earlier_systems(earlier), *systems]}
+    order = sorted(told.values(), key=lambda system: NAMES.index(system.family))
+
+    def keep() -> PeerReport:
+        report = PeerReport(order, failed, runs)
+        write_json(pages["json"], {**facts, **report.to_dict()})
+        return report
+
+    interrupted = False
+    try:
+        measure_all(systems, settings, options.threads, options.rounds, runs, keep)
+    except KeyboardInterrupt:
+        if not runs:
+            raise
+        interrupted = True
+    report = keep()
     heading = (
-        f"{options.model}, weights of seed 0; tokens a second, {options.new_tokens} new ones, "
+        f"{options.model}, weights of {f'sha256 {weights[:12]}' if weights else 'seed 0'}; "
+        f"tokens a second, {options.new_tokens} new ones, "
         f"first token after {settings['prompt_tokens']}; medians, \u00b1 half of the range"
     )
     text = report.to_markdown(heading)
@@ -74,7 +99,10 @@ def main() -> int:
     report.draw(f"{options.model}, {threads_name(report.threads[-1])}", pages["png"])
     print(text)
     print(f"{', '.join(map(str, pages.values()))}", file=sys.stderr)
-    return 0
+    if interrupted:
+        print("interrupted; --add goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    return 1 if report.failed else 0
 
 
 def parsed() -> argparse.Namespace:
@@ -104,7 +132,7 @@ def parsed() -> argparse.Namespace:
 
 
 def default_name(model: str) -> str:
-    name = Path(model).name
+    name = Path(model).resolve().name
     return "bench_peers" if name == "gpt2" else f"bench_peers-{name}"
 
 
@@ -112,22 +140,37 @@ def within(lengths: list[int], longest: int) -> list[int]:
     return sorted({min(length, longest) for length in lengths})
 
 
-def earlier_runs(file: Path, settings: dict[str, Any]) -> list[Run]:
-    """The runs of an earlier call; EvalError where that measured something else."""
+def earlier_report(file: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Of an earlier call; EvalError where that measured something else, or elsewhere."""
     if not file.exists():
-        return []
-    earlier = read_json(file, EvalError, limit=_MOST_JSON)
-    if earlier.get("settings") != settings:
-        raise EvalError(f"{file}: was measured with other settings; choose another --output")
-    runs: list[Run] = [run for run in earlier["runs"] if "error" not in run]
-    return runs
+        return {}
+    earlier: dict[str, Any] = read_json(file, EvalError, limit=_MOST_JSON)
+    for what in ("settings", "machine", "versions"):
+        if earlier.get(what) != facts[what]:
+            raise EvalError(f"{file}: was measured with other {what}; choose another --output")
+    return earlier
+
+
+def earlier_systems(earlier: dict[str, Any]) -> list[PeerSystem]:
+    """Those of a report, to be told of and not measured: this call may measure others."""
+    return [
+        PeerSystem(
+            family=facts["family"], name=name, precision=facts["precision"],
+            size_bytes=facts["size_bytes"], step_bytes=facts["step_bytes"], measure=_unasked,
+        )
+        for name, facts in earlier.get("systems", {}).items()
+    ]  # fmt: skip
+
+
+def _unasked(_: dict[str, Any]) -> dict[str, Any]:
+    raise EvalError("was not asked for in this call")
 
 
 def measure_all(
     systems: list[PeerSystem], settings: dict[str, Any], threads: list[int], rounds: int,
-    runs: list[Run],
+    runs: list[Run], keep: Callable[[], object],
 ) -> None:  # fmt: skip
-    """Add to `runs`. A system that fails is not asked again."""
+    """Add to `runs`, and keep them after each turn. A system that fails is not asked again."""
     broken: set[str] = set()
     first = {
         count: 1 + max((run["round"] for run in runs if run["threads"] == count), default=-1)
@@ -151,6 +194,7 @@ def measure_all(
                         run["error"] = str(reason)
                         broken.add(system.name)
                     runs.append(run)
+                keep()
 
 
 def measured(system: PeerSystem, job: dict[str, Any]) -> dict[str, Any]:
@@ -168,3 +212,6 @@ if __name__ == "__main__":
         sys.exit(main())
     except Gpt2EdgeError as reason:
         sys.exit(f"error: {reason}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from gpt2edge.errors import EvalError, Gpt2EdgeError
 from gpt2edge.evals.bench import VARIANT_WORKER, run_worker
 from gpt2edge.evals.weights_read import step_bytes
 from gpt2edge.export import export_bundle
-from gpt2edge.files import read_json, write_json
+from gpt2edge.files import read_json, sha256_of, write_json
 from gpt2edge.model import load_checkpoint, random_checkpoint, save_checkpoint
 from gpt2edge.quantize import RECIPES, Recipe, Rounding, quantize
 
@@ -30,6 +31,7 @@ PRECISIONS = {
 # Greedy text of a model with GPT-2's initial weights is one token over and over, which a broken
 # cache would write as well; with these it varies. Speed does not depend on them.
 _LARGER = 4.0
+_CHECKPOINT = (".json", ".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,16 @@ def prepare_bundle(model: str, folder: Path) -> Bundle:
             note(f"{folder}: quantizing by {name}")
             quantize(opened, uncalibrated(RECIPES[name]))
     return Bundle.open(bundle)
+
+
+def weights_of(model: str) -> str:
+    """What tells a checkpoint's folder from another of the same name; "" for a preset."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return ""
+    parts = sorted(path for path in folder.iterdir() if path.suffix in _CHECKPOINT)
+    found = "".join(f"{path.name} {sha256_of(path)}\n" for path in parts if path.is_file())
+    return hashlib.sha256(found.encode()).hexdigest()
 
 
 def uncalibrated(recipe: Recipe) -> Recipe:

@@ -195,17 +195,23 @@ def run_worker(
 ) -> Any:
     """Run Python so, with the job on standard input; the last line it prints is the result.
 
-    Raises EvalError, in one line, when that fails or takes half an hour.
+    Raises EvalError, in one line, when that fails, takes half an hour or says something else.
     """
     name = job.get("variant", " ".join(arguments))
     try:
         done = subprocess.run(
             [python, *arguments], input=json.dumps(job), capture_output=True, text=True,
-            check=False, timeout=_LONGEST_RUN_S,
+            errors="replace", check=False, timeout=_LONGEST_RUN_S,
         )  # fmt: skip
+    except OSError as reason:  # another library's environment that is gone
+        raise EvalError(f"{name}: {python} could not be started: {reason.strerror}") from None
     except subprocess.TimeoutExpired:
         raise EvalError(f"{name}: was stopped after {_LONGEST_RUN_S} s") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise EvalError(f"{name}: the measuring process failed ({done.returncode}): {last}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    said = (done.stdout.strip().splitlines() or [""])[-1]
+    try:
+        return json.loads(said)
+    except ValueError:
+        raise EvalError(f"{name}: the measuring process gave no result, but {said!r}") from None

@@ -25,13 +25,19 @@ Region = tuple[int, int]
 
 def anonymous_regions() -> list[Region]:
     """The process's own writable memory that is no file's; empty where the system is not Linux."""
+    return list(_parse(proc_lines(_MAPS)))
+
+
+def proc_lines(file: Path) -> list[str]:
+    """Lines of one of proc(5)'s files that name mapped files; none where there is no such file."""
     if sys.platform != "linux":
         return []
     try:
-        lines = _MAPS.read_text(encoding="ascii", errors="replace").splitlines()
+        content = file.read_bytes()
     except OSError:  # a sandbox without /proc
         return []
-    return list(_parse(lines))
+    # Not splitlines(), nor universal newlines: a path may hold whatever else ends a line.
+    return content.decode(errors="surrogateescape").removesuffix("\n").split("\n")
 
 
 def move_to_huge_pages(regions: Iterable[Region]) -> int:

@@ -12,7 +12,7 @@ from ..bundle import Bundle, Variant
 from ..errors import BundleIncomplete, ConfigError, TokenizerError
 from ..provider_choice import ProviderChoice
 from .huge_pages import anonymous_regions, start_moving
-from .mapped_files import drop_mapped_pages
+from .mapped_files import only_what_is_read
 from .model import Model
 from .prefix_cache import PrefixCache
 from .providers import CPU, assigned_nodes, short_name
@@ -76,14 +76,15 @@ def load(
     choice = ProviderChoice.parse(provider).with_options(
         provider_options, device_id=device_id, fallback=fallback
     )
-    session = open_session(opened, variant, provider=choice, threads=threads)
-    _warn_of_fallback(session, variant)
     prefill = None
-    if variant.prefill is not None:
-        beside = opened.variant(variant.prefill)
-        prefill = open_session(opened, beside, provider=choice, threads=threads)
+    with only_what_is_read(opened.path):
+        session = open_session(opened, variant, provider=choice, threads=threads)
+        if variant.prefill is not None:
+            beside = opened.variant(variant.prefill)
+            prefill = open_session(opened, beside, provider=choice, threads=threads)
+    _warn_of_fallback(session, variant)
+    if prefill is not None:
         _warn_of_fallback(prefill, beside)
-    drop_mapped_pages(opened.path)
     return Model(opened, variant, session, tokenizer, start_moving(before), prefix_cache, prefill)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -160,44 +159,14 @@ def test_other_work_is_not_ones_own() -> None:
     assert beside.share > 0.05
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, BENCHMARKS / "bench_peers.py", *words]
-    return subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=False
-    )
+def test_checkpoints_of_one_name_are_told_apart(tiny_folder: Path, tmp_path: Path) -> None:
+    from peer_systems import weights_of
 
-
-def test_the_command_adds_rounds(tiny_folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "speed"
-    options = [
-        "--model", tiny_folder, "--only", "gpt2edge", "--threads", 1, "--context", 20,
-        "--prefill", 4, 9999, "--new-tokens", 4, "--rounds", 1, "--output", output,
-    ]  # fmt: skip
-    for rounds in (1, 2):
-        done = run(*options, "--add")
-        assert done.returncode == 0, done.stderr
-        assert f"**1 thread**, {rounds} round" in done.stdout
-    facts = json.loads((tmp_path / "speed.json").read_text())
-    assert facts["settings"]["prefills"] == [4, 256]
-    assert len(facts["runs"]) == 2 * (1 + len(facts["systems"]))
-    assert facts["systems"]["gpt2edge fp16"]["precision"] == "16-bit"
-    assert (tmp_path / "speed.md").read_text() == done.stdout.removesuffix("\n")
-    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
-    other = run(*options, "--add", "--new-tokens", 5)
-    assert other.returncode == 1
-    assert "was measured with other settings" in other.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--only", "gpt2edge,llamas"], "--only: unknown llamas; known are gpt2edge,"),
-        (["--rounds", 0], "numbers must be above 0"),
-        (["--output", "/proc/x/y"], "/proc/x"),
-    ],
-)
-def test_what_cannot_be_measured_is_one_line(options: list[object], message: str) -> None:
-    done = run(*options)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    other = tmp_path / tiny_folder.name
+    shutil.copytree(tiny_folder, other)
+    assert weights_of(str(other)) == weights_of(str(tiny_folder)) != ""
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    assert weights_of(str(other)) != weights_of(str(tiny_folder))
+    assert weights_of("gpt2") == ""

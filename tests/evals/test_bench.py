@@ -82,6 +82,19 @@ def test_a_worker_that_fails_is_one_line() -> None:
     assert "\n" not in str(failure.value)
 
 
+@pytest.mark.parametrize(
+    ("script", "said"), [("", "''"), ("print('hello')", "'hello'")], ids=["nothing", "words"]
+)
+def test_a_worker_that_says_no_result_is_one_line(script: str, said: str) -> None:
+    with pytest.raises(EvalError, match=f"gave no result, but {said}"):
+        run_worker(["-c", script], {"variant": "int4"})
+
+
+def test_a_python_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(EvalError, match="could not be started: No such file"):
+        run_worker(["-c", ""], {"variant": "int4"}, python=str(tmp_path / "python"))
+
+
 def test_rows_are_spreads_of_runs_and_shares_of_the_limit() -> None:
     def run(speed: float) -> dict[str, Any]:
         decode = {"tokens": 9, "tokens_per_s": speed, "peak_mb": 70.0, "made": [1]}
