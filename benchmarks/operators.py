@@ -35,7 +35,7 @@ def main() -> None:
         rows.append(["Add, LayerNormalization", str(count), cell(plain_norms(count, threads)), ""])
     for count in (1, 8, 128):
         flops = 2 * count * WIDTH * WIDE
-        for bits, block in ((4, 32), (4, 128), (8, 32), (8, 128)):
+        for bits, block in ((4, 32), (4, 128), (4, 256), (8, 32), (8, 128), (8, 256)):
             us = matmuls(count, bits, block, threads)
             name = f"MatMulNBits, {bits} bits, blocks of {block}"
             rows.append([name, str(count), cell(us), f"{flops / us / 1e3:.0f}"])
