@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from .element_types import element_types
-from .spec import MICROSOFT
+from .spec import CUDA_BLOCKS, MICROSOFT
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -80,7 +80,8 @@ def unlisted_nodes(model: ir.Model, provider: str) -> list[ir.Node]:
 
     The forms are those of the documents' notes: CoreML's Gemm has a constant B and its Slice
     constant bounds; XNNPACK's Gemm and MatMul are two-dimensional and its Softmax is over the last
-    axis. A provider for fixed shapes only takes nothing of a graph whose inputs are dynamic.
+    axis. CUDA has kernels for some block sizes of MatMulNBits. A provider for fixed shapes only
+    takes nothing of a graph whose inputs are dynamic.
     """
     listed = provider_lists()[provider]
     if listed.static_shapes and has_dynamic_inputs(model):
@@ -152,6 +153,8 @@ def _in_listed_type(node: ir.Node, listed: ProviderList, types: Mapping[ir.Value
 
 def _in_listed_form(node: ir.Node, provider: str) -> bool:
     inputs = [value for value in node.inputs if value is not None]
+    if provider == "cuda" and node.op_type == "MatMulNBits":
+        return node.attributes["block_size"].as_int() in CUDA_BLOCKS
     if provider == "coreml":
         if node.op_type == "Gemm":
             return inputs[1].is_initializer()

@@ -39,6 +39,11 @@ KV_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "int8": 1}
 SLOWER_FUSIONS = ("SkipLayerNormFusion",)
 """ONNX Runtime's rewritings that its CPU provider is slower with: see quantize/open_norms.py."""
 
+CUDA_BLOCKS = (16, 32, 64, 128)
+"""Weights a scale for which ONNX Runtime has a CUDA kernel that multiplies one row by them
+(contrib_ops/cuda/quantization/matmul_4bits.cu, matmul_8bits.cu): any other size reads a prompt, and
+throws at the first token after it."""
+
 Dim = int | str
 
 

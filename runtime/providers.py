@@ -10,7 +10,9 @@ import onnxruntime as ort
 
 from ..cores import usable_cores
 from ..errors import ConfigError, ProviderUnavailable
+from ..manifest import Variant
 from ..provider_choice import ProviderChoice
+from ..spec import CUDA_BLOCKS
 
 # What people call them; any name of ONNX Runtime's own is taken as well.
 PROVIDERS: Mapping[str, str] = {
@@ -47,6 +49,21 @@ _MODULES = ("/h.", "/wte", "/wpe", "/ln_f", "/lm_head")
 def short_name(full: str) -> str:
     """What people call the provider of this name in ONNX Runtime."""
     return next((key for key, long in PROVIDERS.items() if long == full), full)
+
+
+def check_blocks(variant: Variant, provider: str) -> None:
+    """ProviderUnavailable where ONNX Runtime's provider of this name lacks kernels for it."""
+    if provider != PROVIDERS["cuda"]:
+        return
+    blocks = variant.quantization.get("blocks")
+    for made in blocks.values() if isinstance(blocks, dict) else ():
+        if not isinstance(made, list) or len(made) != 2 or made[1] in CUDA_BLOCKS:
+            continue
+        raise ProviderUnavailable(
+            f"onnxruntime has no CUDA kernel for blocks of {made[1]} weights, which variant "
+            f"{variant.name} has; choose another variant, or quantize with --block-size "
+            f"{CUDA_BLOCKS[-1]}"
+        )
 
 
 def find_provider(name: str) -> str:

@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..provider_choice import ProviderChoice
 from ..spec import SLOWER_FUSIONS, GraphSpec
-from .providers import AUTO_ORDER, CPU, PROVIDERS, assigned_nodes, configure
+from .providers import AUTO_ORDER, CPU, PROVIDERS, assigned_nodes, check_blocks, configure
 from .setting_checks import check_whole
 
 _DTYPES = {
@@ -79,6 +79,7 @@ def _open(
     options.log_severity_level = _QUIET
     providers = configure(choice, threads, options)
     full = providers[0][0]
+    check_blocks(variant, full)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

@@ -12,7 +12,7 @@ import pytest
 
 from gpt2edge import Bundle
 from gpt2edge.cli import main
-from gpt2edge.provider_lists import placement, provider_lists
+from gpt2edge.provider_lists import place, placement, provider_lists
 
 
 @pytest.fixture
@@ -88,6 +88,15 @@ def test_pieces_are_whole() -> None:
     d = ir.node("Relu", [a.outputs[0]])
     found = placement([a, b, c, d], lambda node: node.op_type == "Relu")
     assert (found.taken, found.partitions, found.left) == (3, 2, {"Where": 1})
+
+
+@pytest.mark.parametrize(("block", "taken"), [(16, 1), (128, 1), (256, 0)])
+def test_cuda_takes_the_blocks_that_it_has_kernels_for(block: int, taken: int) -> None:
+    node = ir.node(
+        "MatMulNBits", [ir.Value(name="x")], {"block_size": block}, domain="com.microsoft"
+    )
+    graph = ir.Graph(node.inputs, node.outputs, nodes=[node], opset_imports={"": 20})
+    assert place(ir.Model(graph, ir_version=10), "cuda").taken == taken
 
 
 def test_only_a_bundle_has_graphs(capsys: pytest.CaptureFixture[str]) -> None:

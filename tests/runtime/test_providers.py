@@ -5,8 +5,10 @@ The Azure provider comes with every CPU wheel and takes no node: a graph falls b
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +232,24 @@ def test_every_command_that_runs_has_the_options(
     _, out, _ = ran([command, "--help"], capsys)
     for option in ("--provider ", "--provider-option", "--device-id", "--no-fallback"):
         assert option in out
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_blocks_without_a_cuda_kernel_are_told_at_loading(
+    changed: Callable[[Callable[[Path], None]], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, a prompt would still be read, and the first step after it would throw."""
+
+    def larger_blocks(bundle: Path) -> None:
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        manifest["variants"]["int4"]["quantization"]["blocks"]["h.0.mlp.c_fc.weight"] = [4, 256]
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    has(monkeypatch, CUDA)
+    bundle = changed(larger_blocks)
+    with pytest.raises(ProviderUnavailable, match=r"blocks of 256 .* variant int4 .*128$"):
+        load(bundle, "int4", provider="cuda")
+    assert load(bundle, "int4", provider="auto").providers == (CPU,)
+    assert load(bundle, "int4").generate_ids([5], max_new_tokens=2).ids
+    with pytest.raises(ProviderUnavailable, match="could not be started"):
+        load(bundle, "int8", provider="cuda")
