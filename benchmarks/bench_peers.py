@@ -35,7 +35,6 @@ from gpt2edge.files import check_writable, read_json, write_file, write_json
 BUILD = Path(__file__).resolve().parent.parent / "build"
 TOOLS = ("gpt2edge", "onnxruntime", "numpy", "torch", "transformers")
 MOST_OTHER_WORK = 0.1
-MOST_TRIES = 3
 INTERRUPTED = 130
 _MOST_JSON = 50_000_000
 
@@ -83,7 +82,7 @@ def main() -> int:
 
     interrupted = False
     try:
-        measure_all(systems, settings, options.threads, options.rounds, runs, keep)
+        measure_all(systems, settings, options, runs, keep)
     except KeyboardInterrupt:
         if not runs:
             raise
@@ -117,6 +116,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--prefill", **counts, help="lengths of prompts; default: 32 128 512")
     parser.add_argument("--new-tokens", type=int)
     parser.add_argument("--rounds", type=int)
+    parser.add_argument(
+        "--tries", type=int, default=3, help="at most, where other work disturbs; default: 3"
+    )
     parser.add_argument("--quick", action="store_true", help="one round, context 128, 16 tokens")
     parser.add_argument("--add", action="store_true", help="to the runs that --output holds")
     parser.add_argument("--output", type=Path, help="path of .json, .md and .png, without these")
@@ -125,7 +127,7 @@ def parsed() -> argparse.Namespace:
     for name, value in zip(("context", "prefill", "new_tokens", "rounds"), usual, strict=True):
         if getattr(options, name) is None:
             setattr(options, name, value)
-    numbers = [*options.threads, *options.context, *options.prefill, options.rounds]
+    numbers = [*options.threads, *options.context, *options.prefill, options.rounds, options.tries]
     if min(numbers) < 1 or options.new_tokens < 2:
         parser.error("numbers must be above 0, and --new-tokens 2 or more")
     return options
@@ -167,19 +169,19 @@ def _unasked(_: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_all(
-    systems: list[PeerSystem], settings: dict[str, Any], threads: list[int], rounds: int,
+    systems: list[PeerSystem], settings: dict[str, Any], options: argparse.Namespace,
     runs: list[Run], keep: Callable[[], object],
 ) -> None:  # fmt: skip
     """Add to `runs`, and keep them after each turn. A system that fails is not asked again."""
     broken: set[str] = set()
     first = {
         count: 1 + max((run["round"] for run in runs if run["threads"] == count), default=-1)
-        for count in threads
+        for count in options.threads
     }
-    total = rounds * len(threads) * len(systems)
+    total = options.rounds * len(options.threads) * len(systems)
     with tqdm(total=total, unit=" runs", disable=not sys.stderr.isatty()) as bar:
-        for turn in range(rounds):
-            for count in threads:
+        for turn in range(options.rounds):
+            for count in options.threads:
                 where = {"round": first[count] + turn, "threads": count}
                 runs.append({**where, "system": MEMORY, "result": run_bandwidth(count)})
                 for system in random.Random(where["round"]).sample(systems, len(systems)):
@@ -189,7 +191,7 @@ def measure_all(
                         continue
                     run = {**where, "system": system.name}
                     try:
-                        run |= measured(system, {**settings, "threads": count})
+                        run |= measured(system, {**settings, "threads": count}, options.tries)
                     except EvalError as reason:
                         run["error"] = str(reason)
                         broken.add(system.name)
@@ -197,10 +199,10 @@ def measure_all(
                 keep()
 
 
-def measured(system: PeerSystem, job: dict[str, Any]) -> dict[str, Any]:
+def measured(system: PeerSystem, job: dict[str, Any], most_tries: int) -> dict[str, Any]:
     """A result and what other work took meanwhile; measured again where that was much."""
     tries: list[dict[str, Any]] = []
-    while len(tries) < MOST_TRIES and all(one["other_work"] > MOST_OTHER_WORK for one in tries):
+    while len(tries) < most_tries and all(one["other_work"] > MOST_OTHER_WORK for one in tries):
         with other_work() as other:
             result = system.measure(job)
         tries.append({"result": result, "other_work": other.share})

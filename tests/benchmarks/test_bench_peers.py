@@ -135,9 +135,9 @@ def test_what_other_work_disturbed_is_measured_again(monkeypatch: pytest.MonkeyP
         family="x", name="x", precision="fp32", size_bytes=1, step_bytes=1,
         measure=lambda _: calls.append(0) or {"call": len(calls)},
     )  # fmt: skip
-    kept = bench_peers.measured(system, {})
+    kept = bench_peers.measured(system, {}, 3)
     assert kept == {"result": {"call": 2}, "other_work": 0.3}  # the quietest of three
-    assert bench_peers.measured(system, {})["other_work"] == 0.02
+    assert bench_peers.measured(system, {}, 3)["other_work"] == 0.02
     assert len(calls) == 4
 
 

@@ -26,7 +26,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
 def options_for(model: Path, output: Path, *more: object) -> list[object]:
     return [
         "--model", model, "--only", "gpt2edge", "--threads", 1, "--context", 20, "--prefill", 4,
-        9999, "--new-tokens", 4, "--rounds", 1, "--output", output, *more,
+        9999, "--new-tokens", 4, "--rounds", 1, "--tries", 1, "--output", output, *more,
     ]  # fmt: skip
 
 
