@@ -92,7 +92,7 @@ class Decoder:
     def step(self, tokens: Ints) -> Floats:
         """Logits (B, V) after one more token a row: tokens is (B,)."""
         if self._positions is not self._latest:  # another call has moved on
-            self._coming = self._coming_positions()
+            self._coming = _following(self._positions, self._last_position)
         self._positions = self._latest = next(self._coming)
         return self._run(tokens[:, None], self._positions)
 
@@ -147,18 +147,7 @@ class Decoder:
 
     def _next(self, count: int) -> Ints:
         """The positions of `count` more tokens a row."""
-        # A row that has filled the window while others go on is finished: its position stays.
-        positions: Ints = np.minimum(self._positions + np.arange(1, count + 1), self._last_position)
-        return positions
-
-    def _coming_positions(self) -> Iterator[Ints]:
-        """The positions (B, 1) of one more token a row, then of the one after it, and so on.
-
-        Many are made at once: a step's weights have emptied the processor's caches, and then the
-        smallest sum in numpy takes 30 us.
-        """
-        while True:
-            yield from np.ascontiguousarray(self._next(_POSITIONS_AT_ONCE).T)[:, :, None]
+        return _after(self._positions, count, self._last_position)
 
     def _bind_logits(self, length: int) -> None:
         if self._logits.shape[1] != length:
@@ -196,3 +185,22 @@ class Decoder:
         if not only_look:
             self._cache.after_step(self._binding)
         return self._last
+
+
+def _after(positions: Ints, count: int, last: int) -> Ints:
+    """The positions (B, count) behind these, (B, 1)."""
+    # A row that has filled the window while others go on is finished: its position stays.
+    behind: Ints = np.minimum(positions + np.arange(1, count + 1), last)
+    return behind
+
+
+def _following(positions: Ints, last: int) -> Iterator[Ints]:
+    """The positions (B, 1) of one more token a row, then of the one after it, and so on.
+
+    Many are made at once: a step's weights have emptied the processor's caches, and then the
+    smallest sum in numpy takes 30 us.
+    """
+    while True:
+        columns = _after(positions, _POSITIONS_AT_ONCE, last)
+        yield from np.ascontiguousarray(columns.T)[:, :, None]
+        positions = columns[:, -1:]

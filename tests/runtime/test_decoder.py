@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,22 @@ def test_the_fused_cache_is_written_in_place(model: Model) -> None:
         assert not np.array_equal(new[:, :, 6], old[:, :, 6])
         # What lies behind is as it was, and need not be a number.
         assert new[:, :, 7:].tobytes() == old[:, :, 7:].tobytes()
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp32-portable"])
+def test_a_cache_goes_when_its_decoder_does(variants: dict[str, Model], name: str) -> None:
+    """At once, and not when Python comes to look for cycles."""
+    decoder = variants[name].open_decoder(1, 20)
+    decoder.prefill(np.array([[5]]), np.array([[1]]))
+    for token in range(3):
+        decoder.step(np.array([token]))
+    left = weakref.ref(decoder)
+    gc.disable()
+    try:
+        del decoder
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "int4"])
