@@ -19,6 +19,7 @@ from ..spec import (
     GraphSpec,
 )
 from .kv_cache import Device, GrowingCache, InPlaceCache, Past, Segment, new_cache
+from .providers import CPU
 from .session import plain_reason
 
 Ints = npt.NDArray[np.int64]
@@ -73,6 +74,7 @@ class Decoder:
             self._binding.bind_ortvalue_input(NUM_LOGITS_TO_KEEP, self._keep)
         self._cache = new_cache(
             kind, self._binding, spec, batch=batch, capacity=capacity, device=device, past=past,
+            blank=session.get_providers() != [CPU],
             in_place=self._in_place, growing=self._growing,
         )  # fmt: skip
 

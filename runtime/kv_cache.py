@@ -56,14 +56,18 @@ def new_cache(
     capacity: int,
     device: Device,
     past: Past | None = None,
+    blank: bool,
     in_place: type[InPlaceCache],
     growing: type[GrowingCache],
 ) -> InPlaceCache | GrowingCache:
-    """The cache that suits the graph; RuntimeFailure when memory does not suffice."""
+    """The cache that suits the graph; RuntimeFailure when memory does not suffice.
+
+    blank: it must hold numbers behind its length too, as the provider may multiply masked ones.
+    """
     if kind is GraphKind.PORTABLE:
         return growing(spec, batch, device, past)
     try:
-        return in_place(binding, spec, batch, capacity, device, past)
+        return in_place(binding, spec, batch, capacity, device, past, blank=blank)
     except (MemoryError, RuntimeError):
         size = spec.cache_bytes(batch, capacity)
         raise RuntimeFailure(
@@ -86,12 +90,14 @@ class InPlaceCache:
         capacity: int,
         device: Device,
         past: Past | None = None,
+        *,
+        blank: bool,
     ) -> None:
         self.device = device
         shape = (batch, spec.n_head, capacity, spec.head_dim)
         dtype = np.dtype(spec.kv_dtype)
-        # The CPU's kernels read nothing behind the length, so it may lie there as it comes.
-        empty = np.zeros if past or device[0] != "cpu" else np.empty
+        # The CPU provider's kernels read nothing behind the length: memory may be as it comes.
+        empty = np.zeros if past or blank else np.empty
         self.buffers = []
         pasts, presents = past_names(spec.n_layer), present_names(spec.n_layer)
         self.names = list(zip(pasts, presents, strict=True))
