@@ -126,7 +126,7 @@ def draw(points: list[Point], model: str, threads: int, path: Path) -> None:
     axes.set_title("Up and to the left is better; a circle's area is the size of the file")
     axes.margins(0.12)
     axes.grid(alpha=0.3)
-    legend = axes.legend(loc="lower left")
+    legend = axes.legend(loc="upper left")
     for handle in legend.legend_handles:
         handle.set_sizes([60])  # type: ignore[union-attr]
     content = io.BytesIO()
