@@ -11,6 +11,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from ..bundle import Bundle, Variant
+from ..cores import usable_cores
 from ..errors import (
     BundleCorrupt,
     BundleIncomplete,
@@ -30,6 +31,7 @@ _DTYPES = {
 }  # fmt: skip
 _ORT_VERSION = re.compile(r"ORT format model version \[(.*?)\] is not supported")
 _LONGEST_REASON = 400
+_MOST_THREADS = 64
 _QUIET = 4  # fatal only: errors come as exceptions, and are told once
 
 
@@ -54,7 +56,8 @@ def open_session(
     """
     choice = provider if isinstance(provider, ProviderChoice) else ProviderChoice.parse(provider)
     if threads is not None:
-        check_whole("threads", threads, low=1)
+        # Hundreds of threads that wait for each other on a few cores never end a step.
+        check_whole("threads", threads, low=1, high=max(_MOST_THREADS, usable_cores()))
         threads = int(threads)
     if not choice.is_auto:
         return _open(bundle, variant, choice, threads, profile)

@@ -171,3 +171,5 @@ def test_threads(tiny_bundle: Path) -> None:
     for wrong in (0, -1, 1.5, True):
         with pytest.raises(ConfigError, match=f"threads must be .* but is {wrong!r}"):
             load(tiny_bundle, threads=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"threads must be at most \d+, but is 5000"):
+        load(tiny_bundle, threads=5000)
