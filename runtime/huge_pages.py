@@ -77,7 +77,10 @@ def start_moving(before: Sequence[Region]) -> Callable[[], None]:
         mover.join()
 
     mover = threading.Thread(target=move, name="gpt2edge-huge-pages", daemon=True)
-    mover.start()
+    try:
+        mover.start()
+    except RuntimeError:  # no thread is to be had, as while the interpreter shuts down
+        return lambda: None
     return settle
 
 
