@@ -259,7 +259,7 @@ RECIPES: Mapping[str, Recipe] = {
         _blocks("int4-fast", "blocks of 256, for CPUs: fastest and smallest, drifts by 3/4 more",
                 4, largest_block=256),
         Recipe(
-            name="int4-mixed", about="blocks of 128 by GPTQ, tables in 8 bits: a fifth the drift",
+            name="int4-mixed", about="blocks of 128 by GPTQ, tables in 8 bits: a sixth the drift",
             weights=WeightFormat(bits=4, largest_block=128, rounding=Rounding.GPTQ),
             layers={"[!h]*": WeightFormat(bits=8)},  # embeddings and head, not h.0...
         ),

@@ -1,7 +1,7 @@
 """Weights on huge pages: decoding reads all of them at every step, and Linux gives huge pages only
 to who asks.
 
-On pages of 4 KB a third of an fp32 step goes into finding the next page; benchmarks/huge_pages.py
+On pages of 4 KB a fifth of an fp32 step goes into finding the next page; benchmarks/huge_pages.py
 measures it. ONNX Runtime does not ask, so this does, after it has laid the weights out: the kernel
 copies each 2 MB of them together (MADV_COLLAPSE, Linux 6.1; madvise(2)).
 """
@@ -77,7 +77,10 @@ def start_moving(before: Sequence[Region]) -> Callable[[], None]:
         mover.join()
 
     mover = threading.Thread(target=move, name="gpt2edge-huge-pages", daemon=True)
-    mover.start()
+    try:
+        mover.start()
+    except RuntimeError:  # no thread is to be had, as while the interpreter shuts down
+        return lambda: None
     return settle
 
 

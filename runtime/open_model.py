@@ -51,7 +51,7 @@ def load(
             masks may always be there: see `Model.placement`.
         verify: compare every file's sha256 with the manifest first.
         huge_pages: have Linux move the weights to huge pages, in the background: decoding gains a
-            tenth to a third. See `Model.settle`.
+            tenth to a quarter. See `Model.settle`.
         prefix_cache_mb: megabytes for the beginnings of the latest prompts, so that a prompt which
             begins as another did is not read from its start; 0 keeps none. See `PrefixCache`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnxruntime as ort
@@ -51,13 +51,19 @@ def short_name(full: str) -> str:
     return next((key for key, long in PROVIDERS.items() if long == full), full)
 
 
-def check_blocks(variant: Variant, provider: str) -> None:
-    """ProviderUnavailable where ONNX Runtime's provider of this name lacks kernels for it."""
-    if provider != PROVIDERS["cuda"]:
+def check_blocks(variant: Variant, providers: Iterable[str]) -> None:
+    """ProviderUnavailable where one of these, by ONNX Runtime's names, lacks kernels for it.
+
+    CUDA does, behind TensorRT too. A manifest that says something else of its blocks than their
+    bits and size says nothing here: the graph is what is run.
+    """
+    if PROVIDERS["cuda"] not in providers:
         return
     blocks = variant.quantization.get("blocks")
     for made in blocks.values() if isinstance(blocks, dict) else ():
-        if not isinstance(made, list) or len(made) != 2 or made[1] in CUDA_BLOCKS:
+        if not isinstance(made, list) or len(made) != 2 or type(made[1]) is not int:
+            continue
+        if made[1] in CUDA_BLOCKS:
             continue
         raise ProviderUnavailable(
             f"onnxruntime has no CUDA kernel for blocks of {made[1]} weights, which variant "

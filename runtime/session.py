@@ -82,7 +82,7 @@ def _open(
     options.log_severity_level = _QUIET
     providers = configure(choice, threads, options)
     full = providers[0][0]
-    check_blocks(variant, full)
+    check_blocks(variant, [name for name, _ in providers])
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

@@ -87,6 +87,13 @@ def test_a_block_that_is_not_given_is_the_largest_that_divides_a_row(
     assert WeightFormat(bits=bits).block_for("w", n_in) == block
 
 
+@pytest.mark.parametrize(
+    ("n_in", "block"), [(768, 256), (1280, 256), (1600, 64), (6400, 256), (80, 16), (264, 16)]
+)
+def test_large_blocks_are_halved_where_they_divide_no_row(n_in: int, block: int) -> None:
+    assert RECIPES["int4-fast"].weights.block_for("w", n_in) == block
+
+
 def test_a_block_that_divides_no_row_is_refused_by_the_weights_name(copied: Bundle) -> None:
     before = contents(copied.path)
     recipe = Recipe(name="mixed", layers={"h.1.attn.c_attn.weight": WeightFormat(

@@ -39,6 +39,27 @@ def test_steps_equal_whole_passes(variants: dict[str, Model], name: str) -> None
         assert difference < TOLERANCE[name], f"row {row} differs by {difference}"
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_more_steps_than_positions_are_made_at_once(
+    model: Model, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpt2edge.runtime import decoder as decoders
+
+    monkeypatch.setattr(decoders, "_POSITIONS_AT_ONCE", at_once)
+    test_steps_equal_whole_passes({"fp32": model}, "fp32")
+    decoder = model.open_decoder(1, 40)
+    row = [5, 9]
+    decoder.prefill(np.array([row]), np.ones((1, 2), np.int64))
+    for token in (7, 8, 6, 3, 2):
+        decoder.step(np.array([token]))
+        decoder.extend(np.array([[token + 1, token + 2]]))
+        decoder.rewind(decoder.length - 1)
+        decoder.take_rows(np.array([0]))
+        row += [token, token + 1]
+    whole = model.logits([[*row, 4]], last=1)[0]
+    np.testing.assert_allclose(decoder.step(np.array([4])), whole, atol=TOLERANCE["fp32"])
+
+
 @pytest.mark.parametrize("name", TOLERANCE)
 def test_a_peek_is_a_whole_pass_and_leaves_no_trace(variants: dict[str, Model], name: str) -> None:
     model = variants[name]

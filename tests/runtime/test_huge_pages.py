@@ -68,6 +68,18 @@ def test_what_is_no_longer_mapped_is_no_error() -> None:
     settle()
 
 
+@linux
+def test_where_no_thread_is_to_be_had_pages_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = anonymous_regions()
+    fresh = mmap.mmap(-1, 4 * HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    start_moving(before)()
+    fresh.close()
+
+
 def test_a_model_says_the_same_on_either_pages(tiny_bundle: Path) -> None:
     plain = gpt2edge.load(tiny_bundle, huge_pages=False)
     moved = gpt2edge.load(tiny_bundle)

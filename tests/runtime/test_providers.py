@@ -253,3 +253,30 @@ def test_blocks_without_a_cuda_kernel_are_told_at_loading(
     assert load(bundle, "int4").generate_ids([5], max_new_tokens=2).ids
     with pytest.raises(ProviderUnavailable, match="could not be started"):
         load(bundle, "int8", provider="cuda")
+    has(monkeypatch, "TensorrtExecutionProvider", CUDA)  # which takes what TensorRT leaves
+    with pytest.raises(ProviderUnavailable, match=r"blocks of 256 .* variant int4 "):
+        load(bundle, "int4", provider="tensorrt")
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize(
+    "blocks",
+    [[], [[4, 256]], 256, None, "256", {"": None}, {"a": 256}, {"a": []}, {"a": [4, [256]]},
+     {"a": [4, {"b": 256}]}, {"a": [4, "256\n"]}, {"a": [4, 256, 1]}, {"a": {"b": [4, 256]}}],
+    ids=str,
+)  # fmt: skip
+def test_nonsense_said_of_blocks_is_passed_by(
+    blocks: object,
+    changed: Callable[[Callable[[Path], None]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nonsense(bundle: Path) -> None:
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        manifest["variants"]["int4"]["quantization"]["blocks"] = blocks
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    has(monkeypatch, CUDA)
+    bundle = changed(nonsense)
+    with pytest.raises(ProviderUnavailable, match="could not be started"):
+        load(bundle, "int4", provider="cuda")
+    assert load(bundle, "int4").generate_ids([5], max_new_tokens=2).ids
