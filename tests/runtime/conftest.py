@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import transformers
@@ -33,6 +35,19 @@ def model(tiny_bundle: Path) -> Model:
 def variants(tiny_bundle: Path) -> dict[str, Model]:
     names = ("fp32", "fp32-portable", "fp16", "int8", "int4")
     return {name: load(tiny_bundle, name, threads=1) for name in names}
+
+
+@pytest.fixture
+def unwritten_is_nan(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """unwritten_is_nan(): from then on, what numpy has not cleared holds no number."""
+
+    def full_of_nan(*of: Any, **more: Any) -> npt.NDArray[Any]:
+        array = np.zeros(*of, **more)
+        if array.dtype.kind == "f":
+            array[...] = np.nan
+        return array
+
+    return lambda: monkeypatch.setattr(np, "empty", full_of_nan)
 
 
 @pytest.fixture

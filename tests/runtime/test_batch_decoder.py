@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,15 +60,9 @@ def test_rows_go_on_as_if_alone(variants: dict[str, Model], name: str) -> None:
 
 @pytest.mark.parametrize("name", TOLERANCE)
 def test_memory_that_was_never_written_is_no_matter(
-    variants: dict[str, Model], name: str, monkeypatch: pytest.MonkeyPatch
+    variants: dict[str, Model], name: str, unwritten_is_nan: Callable[[], None]
 ) -> None:
-    def full_of_nan(*of: Any, **more: Any) -> npt.NDArray[Any]:
-        array = np.zeros(*of, **more)
-        if array.dtype.kind == "f":
-            array[...] = np.nan
-        return array
-
-    monkeypatch.setattr(np, "empty", full_of_nan)
+    unwritten_is_nan()
     model, texts = variants[name], [[5, 6], list(range(30))]
     batch = model.open_batch(2, CAPACITY)
     for ids in texts:  # the second moves the first beyond the columns that it has written

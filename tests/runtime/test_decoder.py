@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 
@@ -117,17 +116,11 @@ def test_what_lies_behind_the_length_of_a_cache_is_not_read(
     variants: dict[str, Model],
     name: str,
     settings: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    unwritten_is_nan: Callable[[], None],
 ) -> None:
-    def full_of_nan(*of: Any) -> npt.NDArray[Any]:
-        array = np.zeros(*of)
-        if array.dtype.kind == "f":
-            array[...] = np.nan
-        return array
-
     prompts = [*PROMPTS, [9, 8, 7, 9, 8, 7, 9, 8]]
     wanted = variants[name].generate_ids(prompts, max_new_tokens=9, **settings)
-    monkeypatch.setattr(np, "empty", full_of_nan)
+    unwritten_is_nan()
     decoder = variants[name].open_decoder(1, 9)
     assert np.isnan(decoder._cache.buffers[0].numpy()).all()  # type: ignore[union-attr]
     assert variants[name].generate_ids(prompts, max_new_tokens=9, **settings) == wanted
